@@ -1,0 +1,363 @@
+/* file.c: POSIX calls with retries, messages and one place for injected faults. */
+#include "common/file.h"
+#include "common/alloc.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* ---- injected faults ---- */
+static atomic_ullong fault_count, fault_at;
+static atomic_int fault_errno, fault_always, fault_env_read;
+
+void file_fail_at(uint64_t k, int err, bool from_then_on) {
+    atomic_store(&fault_env_read, 1);
+    atomic_store(&fault_errno, err);
+    atomic_store(&fault_always, from_then_on);
+    atomic_store(&fault_at, k ? atomic_load(&fault_count) + k : 0);
+}
+
+uint64_t file_fault_count(void) { return atomic_load(&fault_count); }
+
+int file_fault(void) {
+    if (!atomic_exchange(&fault_env_read, 1)) {
+        const char *env = getenv("NIBBLE_FILE_FAULT");
+        unsigned long long k;
+        int err;
+        if (env && sscanf(env, "%llu:%d", &k, &err) == 2)
+            file_fail_at(k, err, strstr(env, ":always") != NULL);
+    }
+    unsigned long long n = atomic_fetch_add(&fault_count, 1) + 1, k = atomic_load(&fault_at);
+    if (!k || n < k || (n > k && !atomic_load(&fault_always))) return 0;
+    return atomic_load(&fault_errno);
+}
+
+/* ---- reading ---- */
+status file_open(file *f, const char *path) {
+    memset(f, 0, sizeof *f);
+    f->fd = -1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return status_fail(STATUS_IO, "%s: cannot open: %s", path, strerror(errno));
+    struct stat st;
+    if (fstat(fd, &st) != 0 || S_ISDIR(st.st_mode)) {
+        int e = errno;
+        close(fd);
+        if (S_ISDIR(st.st_mode)) return status_fail(STATUS_IO, "%s: is a folder", path);
+        return status_fail(STATUS_IO, "%s: cannot stat: %s", path, strerror(e));
+    }
+    f->path = mem_strdup(path);
+    if (!f->path) {
+        close(fd);
+        return STATUS_MEMORY;
+    }
+    f->fd = fd;
+    f->size = st.st_size;
+    return STATUS_OK;
+}
+
+status file_read_at(const file *f, void *out, size_t bytes, int64_t offset) {
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t n = pread(f->fd, (char *)out + done, bytes - done, offset + (int64_t)done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0)
+            return status_fail(STATUS_IO, "%s: reading %zu bytes at %lld: %s", f->path, bytes,
+                               (long long)offset, strerror(errno));
+        if (n == 0)
+            return status_fail(STATUS_IO, "%s: ends at byte %lld, %zu bytes were expected at %lld",
+                               f->path, (long long)(offset + (int64_t)done), bytes,
+                               (long long)offset);
+        done += (size_t)n;
+    }
+    return STATUS_OK;
+}
+
+status file_read_all(const char *path, int64_t limit, char **out, size_t *bytes) {
+    *out = NULL;
+    file f;
+    TRY(file_open(&f, path));
+    status s = STATUS_OK;
+    if (f.size > limit)
+        s = status_fail(STATUS_IO, "%s: %lld bytes, at most %lld are accepted", path,
+                        (long long)f.size, (long long)limit);
+    char *text = NULL;
+    if (s == STATUS_OK && !(text = mem_alloc((size_t)f.size + 1, path))) s = STATUS_MEMORY;
+    if (s == STATUS_OK) s = file_read_at(&f, text, (size_t)f.size, 0);
+    if (s == STATUS_OK) {
+        *out = text;
+        if (bytes) *bytes = (size_t)f.size;
+    } else
+        mem_free(text);
+    file_close(&f);
+    return s;
+}
+
+/* ---- writing ---- */
+static status open_for_write(file *f, const char *path, int flags) {
+    memset(f, 0, sizeof *f);
+    f->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0666);
+    if (f->fd < 0) return status_fail(STATUS_IO, "%s: cannot create: %s", path, strerror(errno));
+    f->path = mem_strdup(path);
+    if (!f->path) {
+        close(f->fd);
+        f->fd = -1;
+        return STATUS_MEMORY;
+    }
+    struct stat st;
+    if (fstat(f->fd, &st) == 0) f->size = st.st_size;
+    return STATUS_OK;
+}
+
+status file_create(file *f, const char *path, bool exclusive) {
+    return open_for_write(f, path, exclusive ? O_EXCL : O_TRUNC);
+}
+
+status file_open_append(file *f, const char *path) { return open_for_write(f, path, O_APPEND); }
+
+/* offset < 0: write(2) at the file's position */
+static status write_fully(file *f, const void *data, size_t bytes, int64_t offset) {
+    size_t done = 0;
+    while (done < bytes) {
+        size_t want = bytes - done;
+        const char *from = (const char *)data + done;
+        int fault = file_fault();
+        ssize_t n;
+        if (fault == FILE_FAULT_SHORT && want > 1) want--, fault = 0;
+        if (fault > 0)
+            n = -1, errno = fault;
+        else if (offset < 0)
+            n = write(f->fd, from, want);
+        else
+            n = pwrite(f->fd, from, want, offset + (int64_t)done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0)
+            return status_fail(STATUS_IO, "%s: writing %zu bytes: %s", f->path, bytes,
+                               strerror(errno));
+        done += (size_t)n;
+    }
+    return STATUS_OK;
+}
+
+status file_write(file *f, const void *data, size_t bytes) {
+    TRY(write_fully(f, data, bytes, -1));
+    f->size += (int64_t)bytes;
+    return STATUS_OK;
+}
+
+status file_write_at(file *f, const void *data, size_t bytes, int64_t offset) {
+    TRY(write_fully(f, data, bytes, offset));
+    if (offset + (int64_t)bytes > f->size) f->size = offset + (int64_t)bytes;
+    return STATUS_OK;
+}
+
+static status sync_fd(int fd, const char *path) {
+    int fault = file_fault();
+    if (fault > 0 && fault != EINTR) errno = fault;
+    if ((fault > 0 && fault != EINTR) || fsync(fd) != 0)
+        return status_fail(STATUS_IO, "%s: fsync: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+status file_sync(file *f) { return sync_fd(f->fd, f->path); }
+
+status file_close(file *f) {
+    status s = STATUS_OK;
+    if (f->path) {
+        if (f->fd >= 0 && close(f->fd) != 0 && errno != EINTR)
+            s = status_fail(STATUS_IO, "%s: close: %s", f->path, strerror(errno));
+        mem_free(f->path);
+    }
+    f->path = NULL;
+    f->fd = -1;
+    return s;
+}
+
+status file_sync_path(const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return status_fail(STATUS_IO, "%s: cannot open: %s", path, strerror(errno));
+    status s = sync_fd(fd, path);
+    close(fd);
+    return s;
+}
+
+static char *parent_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    if (!slash) return mem_strdup(".");
+    return slash == path ? mem_strdup("/") : mem_strndup(path, (size_t)(slash - path));
+}
+
+status file_sync_parent(const char *path) {
+    char *parent = parent_of(path);
+    if (!parent) return STATUS_MEMORY;
+    status s = file_sync_path(parent);
+    mem_free(parent);
+    return s;
+}
+
+status file_rename(const char *from, const char *to) {
+    int fault = file_fault();
+    if (fault > 0 && fault != EINTR) errno = fault;
+    if ((fault > 0 && fault != EINTR) || rename(from, to) != 0)
+        return status_fail(STATUS_IO, "%s: cannot rename to %s: %s", from, to, strerror(errno));
+    return STATUS_OK;
+}
+
+status file_unlink(const char *path) {
+    if (unlink(path) != 0 && errno != ENOENT)
+        return status_fail(STATUS_IO, "%s: cannot remove: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+/* the end of every write through path.tmp: sync, close, rename or clean up */
+static status commit(file *f, status s, const char *temporary, const char *path) {
+    if (s == STATUS_OK) s = file_sync(f);
+    status closed = file_close(f);
+    if (s == STATUS_OK) s = closed;
+    if (s == STATUS_OK) s = file_rename(temporary, path);
+    if (s == STATUS_OK) s = file_sync_parent(path);
+    if (s != STATUS_OK) unlink(temporary);
+    return s;
+}
+
+status file_write_all(const char *path, const void *data, size_t bytes) {
+    char *temporary = mem_printf("%s.tmp", path);
+    if (!temporary) return STATUS_MEMORY;
+    file f;
+    status s = file_create(&f, temporary, false);
+    if (s == STATUS_OK) s = commit(&f, file_write(&f, data, bytes), temporary, path);
+    mem_free(temporary);
+    return s;
+}
+
+static status copy_content(const file *from, file *to) {
+    enum { PIECE = 1 << 20 };
+    char *piece = mem_alloc(PIECE, "a copy");
+    if (!piece) return STATUS_MEMORY;
+    status s = STATUS_OK;
+    for (int64_t at = 0; at < from->size && s == STATUS_OK; at += PIECE) {
+        size_t n = from->size - at < PIECE ? (size_t)(from->size - at) : PIECE;
+        s = file_read_at(from, piece, n, at);
+        if (s == STATUS_OK) s = file_write(to, piece, n);
+    }
+    mem_free(piece);
+    return s;
+}
+
+status file_copy(const char *from, const char *to) {
+    char *temporary = mem_printf("%s.tmp", to);
+    if (!temporary) return STATUS_MEMORY;
+    file in, out;
+    status s = file_open(&in, from);
+    if (s == STATUS_OK) {
+        s = file_create(&out, temporary, false);
+        if (s == STATUS_OK) s = commit(&out, copy_content(&in, &out), temporary, to);
+        file_close(&in);
+    }
+    mem_free(temporary);
+    return s;
+}
+
+/* ---- folders ---- */
+bool file_exists(const char *path) { return access(path, F_OK) == 0; }
+
+bool file_is_directory(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+status file_make_directories(const char *path) {
+    char *copy = mem_strdup(path);
+    if (!copy) return STATUS_MEMORY;
+    status s = STATUS_OK;
+    for (char *p = copy + 1;; p++) {
+        char c = *p;
+        if (c != '/' && c) continue;
+        *p = 0;
+        if (*copy && mkdir(copy, 0777) != 0 && errno != EEXIST && !file_is_directory(copy))
+            s = status_fail(STATUS_IO, "%s: cannot make this folder: %s", copy, strerror(errno));
+        *p = c;
+        if (!c || s != STATUS_OK) break;
+    }
+    if (s == STATUS_OK && !file_is_directory(path))
+        s = status_fail(STATUS_IO, "%s: is not a folder", path);
+    mem_free(copy);
+    return s;
+}
+
+status file_free_space(const char *path, int64_t *bytes) {
+    struct statvfs v;
+    if (statvfs(path, &v) == 0) {
+        *bytes = (int64_t)v.f_bavail * (int64_t)v.f_frsize;
+        return STATUS_OK;
+    }
+    if (errno != ENOENT || !strcmp(path, ".") || !strcmp(path, "/"))
+        return status_fail(STATUS_IO, "%s: statvfs: %s", path, strerror(errno));
+    char *parent = parent_of(path);
+    if (!parent) return STATUS_MEMORY;
+    status s = file_free_space(parent, bytes);
+    mem_free(parent);
+    return s;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+status file_list(const char *path, char ***names, size_t *count) {
+    *names = NULL;
+    *count = 0;
+    size_t capacity = 0;
+    DIR *d = opendir(path);
+    if (!d) return status_fail(STATUS_IO, "%s: cannot list: %s", path, strerror(errno));
+    for (struct dirent *e; (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        char *name = mem_strdup(e->d_name);
+        if (!name || mem_grow(names, &capacity, *count + 1, sizeof **names, "a folder's list")) {
+            mem_free(name);
+            closedir(d);
+            file_list_free(*names, *count);
+            *names = NULL;
+            *count = 0;
+            return STATUS_MEMORY;
+        }
+        (*names)[(*count)++] = name;
+    }
+    closedir(d);
+    if (*count) qsort(*names, *count, sizeof **names, by_name);
+    return STATUS_OK;
+}
+
+void file_list_free(char **names, size_t count) {
+    for (size_t i = 0; i < count; i++) mem_free(names[i]);
+    mem_free(names);
+}
+
+char *file_join(const char *folder, const char *name) {
+    if (name[0] == '/' || !folder[0]) return mem_strdup(name);
+    size_t n = strlen(folder);
+    return mem_printf("%s%s%s", folder, folder[n - 1] == '/' ? "" : "/", name);
+}
+
+status file_remove_tree(const char *path) {
+    if (!file_is_directory(path)) return file_unlink(path);
+    char **names;
+    size_t count;
+    TRY(file_list(path, &names, &count));
+    status s = STATUS_OK;
+    for (size_t i = 0; i < count && s == STATUS_OK; i++) {
+        char *child = file_join(path, names[i]);
+        s = child ? file_unlink(child) : STATUS_MEMORY;
+        mem_free(child);
+    }
+    file_list_free(names, count);
+    if (s == STATUS_OK && rmdir(path) != 0)
+        s = status_fail(STATUS_IO, "%s: cannot remove: %s", path, strerror(errno));
+    return s;
+}
