@@ -1,0 +1,70 @@
+/* planner.h: decides, before anything is loaded, where every buffer lives.
+ *
+ * Pure and deterministic: (programs, parameters, back end, policy) -> an immutable plan with
+ * every address, every page movement and every peak, or a refusal with the missing bytes. What
+ * `train plan` prints and what a run uses is this one structure.
+ *
+ * Device arena:  [ resident pages by class | streaming slots | transient: the widest program ]
+ * Host arena:    [ host pages | offloaded activations: the widest program ]
+ * Transient buffers get their offsets by first fit over their lifetimes in the schedule. */
+#ifndef NIBBLE_AUTOGRAD_PLANNER_H
+#define NIBBLE_AUTOGRAD_PLANNER_H
+
+#include "autograd/backend.h"
+#include "autograd/schedule.h"
+
+typedef enum tier { TIER_DEVICE, TIER_HOST, TIER_DISK } tier;
+typedef enum base_place { BASE_AUTO, BASE_RESIDENT, BASE_HOST, BASE_DISK } base_place;
+
+typedef struct plan_policy {
+    int64_t device_budget, host_budget; /* bytes; 0 = no limit */
+    activation_mode activations;        /* or ACTIVATIONS_AUTO */
+    base_place base;
+    int slots;                          /* of every streamed class, >= 1; 0 = 2 */
+    bool page_optimizer;
+    bool disk_possible;                 /* a cache file with the pages is or will be there */
+} plan_policy;
+
+typedef struct page_place {
+    tier tier;
+    int64_t offset; /* in the device or the host arena; on disk: set by plan_set_disk */
+} page_place;
+
+typedef struct program_plan {
+    const program *program;
+    schedule schedule;
+    int64_t transient_bytes; /* device */
+    int64_t offload_bytes;   /* host */
+    double flops, bytes;     /* of one run at capacity */
+    int64_t moved_in, moved_out, disk_read; /* bytes of one run at capacity, steady state */
+    double seconds;          /* predicted for one run at capacity; 0 without rates */
+} program_plan;
+
+typedef struct plan {
+    const parameter_table *table;
+    backend *backend;
+    plan_policy policy; /* resolved: no AUTO left */
+    page_place *pages;  /* [table->page_count] */
+    int slots[MEM_CLASS_COUNT];          /* 0: the class is resident */
+    int64_t slot_bytes[MEM_CLASS_COUNT]; /* one slot */
+    int64_t slot_offset[MEM_CLASS_COUNT];/* the first, in the device arena */
+    program_plan *programs;
+    int program_count;
+    int64_t transient_offset;            /* in the device arena */
+    int64_t offload_offset;              /* in the host arena */
+    int64_t device_bytes, host_bytes;    /* arenas */
+    int64_t class_device[MEM_CLASS_COUNT], class_host[MEM_CLASS_COUNT], class_disk[MEM_CLASS_COUNT];
+} plan;
+
+/* STATUS_MEMORY when it does not fit; the message says what is missing and which settings, each
+ * planned again here, would fit. `rates` may be NULL. */
+status plan_make(plan **out, backend *b, const parameter_table *table, const program *const *programs,
+                 int count, const plan_policy *policy, const backend_rates *rates);
+void plan_free(plan *p);
+/* Where page `page` starts in the cache file. */
+void plan_set_disk(plan *p, int32_t page, int64_t file_offset);
+/* Bytes that the process may use: the smallest of RLIMIT_DATA, RLIMIT_AS, the cgroup's limit and
+ * the memory available, less `outside`. */
+int64_t plan_host_limit(int64_t outside);
+
+#endif
