@@ -1,0 +1,96 @@
+/* cpu.h: what the files of the CPU back end share: its struct, the functions of its table, and
+ * how a loop is spread over threads.
+ *
+ * Compute is synchronous: an operation has run when its function returns. Operations allocate
+ * nothing; what they need beside their operands is planned as scratch (cpu_X_scratch bytes at
+ * call->scratch) or lies on the stack. Results do not depend on the number of threads unless a matrix
+ * product of the library stands in between: every reduction of ours has a fixed order. */
+#ifndef NIBBLE_AUTOGRAD_CPU_CPU_H
+#define NIBBLE_AUTOGRAD_CPU_CPU_H
+
+#include "autograd/backend.h"
+#include "autograd/cpu/gemm.h"
+#include "common/worker.h"
+#include "quant/convert.h"
+
+#include <assert.h>
+
+typedef struct cpu_transfer cpu_transfer; /* one entry of a copy queue, backend.c */
+
+typedef struct cpu_backend {
+    backend base;
+    gemm *gemm;
+    worker *queue[QUEUE_COUNT];       /* IN and OUT; compute is the caller */
+    cpu_transfer *transfer[QUEUE_COUNT]; /* [CPU_QUEUE_DEPTH] rings, by ticket */
+    status failed;                    /* sticky: the first failure of a queue */
+} cpu_backend;
+
+enum { CPU_QUEUE_DEPTH = 256 /* transfers that may wait in one queue */ };
+
+static inline cpu_backend *cpu_of(backend *b) { return (cpu_backend *)b; }
+
+/* PARALLEL_FOR(b) before a for loop of independent iterations: each thread takes one contiguous
+ * range of them. Without OpenMP (the TSan build) the loop just runs. */
+#ifdef _OPENMP
+#define CPU_PRAGMA(text) _Pragma(#text)
+#define PARALLEL_FOR(b) CPU_PRAGMA(omp parallel for schedule(static) num_threads((b)->threads))
+#else
+#define PARALLEL_FOR(b)
+#endif
+/* This thread's number inside such a loop, < b->threads: which part of the scratch is its own. */
+int cpu_thread(void);
+
+/* dtype's first three values are quant/convert.h's numbering. */
+static_assert((int)DTYPE_F32 == QUANT_SRC_F32 && (int)DTYPE_BF16 == QUANT_SRC_BF16 &&
+                  (int)DTYPE_F16 == QUANT_SRC_F16,
+              "dtype and quant_source number alike");
+
+/* Element [row, col] of a tensor that is not 4-bit. */
+static inline void *cpu_at(const tensor *t, int64_t row, int64_t col) {
+    return (char *)t->data + (row * t->stride + col) * dtype_bytes(t->type);
+}
+/* n elements from [row, col] on as f32, and back with one rounding to the tensor's type. */
+static inline void cpu_load(const tensor *t, int64_t row, int64_t col, int64_t n, float *out) {
+    convert_array(cpu_at(t, row, col), (int)t->type, out, QUANT_SRC_F32, n);
+}
+static inline void cpu_store(const tensor *t, int64_t row, int64_t col, int64_t n, const float *in) {
+    convert_array(in, QUANT_SRC_F32, cpu_at(t, row, col), (int)t->type, n);
+}
+/* Rounds n f32 values to `type` and back. */
+void cpu_round(dtype type, float *x, int64_t n);
+
+/* The table's functions; shapes and meaning stand in operation.h. */
+#define CPU_OPERATION(name)                                                                      \
+    status cpu_##name##_forward(backend *b, const op_call *call);                                \
+    status cpu_##name##_backward(backend *b, const op_call *call)
+
+CPU_OPERATION(embedding);
+CPU_OPERATION(rmsnorm);
+CPU_OPERATION(linear);
+CPU_OPERATION(rope);
+CPU_OPERATION(attention);
+CPU_OPERATION(glu);
+CPU_OPERATION(add);
+CPU_OPERATION(head_cross_entropy);
+CPU_OPERATION(fake_quant);
+status cpu_logits_forward(backend *b, const op_call *call);
+status cpu_loss_sum_forward(backend *b, const op_call *call);
+status cpu_square_sum_forward(backend *b, const op_call *call);
+status cpu_adamw_forward(backend *b, const op_call *call);
+
+/* Bytes of scratch per call; operations that are not named here need none. */
+int64_t cpu_linear_scratch(backend *b, const op_shape *shape);
+int64_t cpu_attention_scratch(backend *b, const op_shape *shape);
+int64_t cpu_rmsnorm_scratch(backend *b, const op_shape *shape);
+int64_t cpu_rope_scratch(backend *b, const op_shape *shape);
+int64_t cpu_head_cross_entropy_scratch(backend *b, const op_shape *shape);
+int64_t cpu_logits_scratch(backend *b, const op_shape *shape);
+int64_t cpu_embedding_scratch(backend *b, const op_shape *shape);
+int64_t cpu_fake_quant_scratch(backend *b, const op_shape *shape);
+
+/* Makes the matrix products' primitives for these rows. */
+status cpu_linear_prepare(backend *b, const op_shape *shape);
+status cpu_head_cross_entropy_prepare(backend *b, const op_shape *shape);
+status cpu_logits_prepare(backend *b, const op_shape *shape);
+
+#endif
