@@ -3,8 +3,9 @@
  *
  * Compute is synchronous: an operation has run when its function returns. Operations allocate
  * nothing; what they need beside their operands is planned as scratch (cpu_X_scratch bytes at
- * call->scratch) or lies on the stack. Results do not depend on the number of threads unless a matrix
- * product of the library stands in between: every reduction of ours has a fixed order. */
+ * call->scratch) or lies on the stack. Results do not depend on the number of threads unless a
+ * matrix product of the library stands in between: every reduction of ours has a fixed order.
+ */
 #ifndef NIBBLE_AUTOGRAD_CPU_CPU_H
 #define NIBBLE_AUTOGRAD_CPU_CPU_H
 
@@ -20,24 +21,27 @@ typedef struct cpu_transfer cpu_transfer; /* one entry of a copy queue, backend.
 typedef struct cpu_backend {
     backend base;
     gemm *gemm;
-    worker *queue[QUEUE_COUNT];       /* IN and OUT; compute is the caller */
+    worker *queue[QUEUE_COUNT];          /* IN and OUT; compute is the caller */
     cpu_transfer *transfer[QUEUE_COUNT]; /* [CPU_QUEUE_DEPTH] rings, by ticket */
-    status failed;                    /* sticky: the first failure of a queue */
+    status failed;                       /* sticky: the first failure of a queue */
 } cpu_backend;
 
 enum { CPU_QUEUE_DEPTH = 256 /* transfers that may wait in one queue */ };
 
-static inline cpu_backend *cpu_of(backend *b) { return (cpu_backend *)b; }
+static inline cpu_backend *cpu_of(backend *b) {
+    return (cpu_backend *)b;
+}
 
-/* PARALLEL_FOR(b) before a for loop of independent iterations: each thread takes one contiguous
- * range of them. Without OpenMP (the TSan build) the loop just runs. */
+/* PARALLEL_FOR(b) before a for loop of independent iterations: each thread takes one
+ * contiguous range of them. Without OpenMP (the TSan build) the loop just runs. */
 #ifdef _OPENMP
 #define CPU_PRAGMA(text) _Pragma(#text)
 #define PARALLEL_FOR(b) CPU_PRAGMA(omp parallel for schedule(static) num_threads((b)->threads))
 #else
 #define PARALLEL_FOR(b)
 #endif
-/* This thread's number inside such a loop, < b->threads: which part of the scratch is its own. */
+/* This thread's number inside such a loop, < b->threads: which part of the scratch is its own.
+ */
 int cpu_thread(void);
 
 /* dtype's first three values are quant/convert.h's numbering. */
@@ -53,15 +57,16 @@ static inline void *cpu_at(const tensor *t, int64_t row, int64_t col) {
 static inline void cpu_load(const tensor *t, int64_t row, int64_t col, int64_t n, float *out) {
     convert_array(cpu_at(t, row, col), (int)t->type, out, QUANT_SRC_F32, n);
 }
-static inline void cpu_store(const tensor *t, int64_t row, int64_t col, int64_t n, const float *in) {
+static inline void cpu_store(const tensor *t, int64_t row, int64_t col, int64_t n,
+                             const float *in) {
     convert_array(in, QUANT_SRC_F32, cpu_at(t, row, col), (int)t->type, n);
 }
 /* Rounds n f32 values to `type` and back. */
 void cpu_round(dtype type, float *x, int64_t n);
 
 /* The table's functions; shapes and meaning stand in operation.h. */
-#define CPU_OPERATION(name)                                                                      \
-    status cpu_##name##_forward(backend *b, const op_call *call);                                \
+#define CPU_OPERATION(name)                                                                   \
+    status cpu_##name##_forward(backend *b, const op_call *call);                             \
     status cpu_##name##_backward(backend *b, const op_call *call)
 
 CPU_OPERATION(embedding);
