@@ -15,7 +15,7 @@
  *     lora_alpha >= 1 and targets; load_in_8bit is false and lora_modules_to_save empty;
  *   - bf16 and fp16 are not both on, and say what bnb_4bit_compute_dtype, bfloat16, float16
  * and float32 asked for; memory.activations says what gradient_checkpointing asked for;
- *   - eval_sample_packing, train_on_eot and roles are resolved to what will be done;
+ *   - eval_sample_packing, train_on_eos and train_on_eot are resolved, never auto;
  *   - `resolved` is the whole configuration as YAML, to be printed and stored with the run. */
 #ifndef NIBBLE_TRAINER_RUN_CONFIG_H
 #define NIBBLE_TRAINER_RUN_CONFIG_H
@@ -41,8 +41,7 @@ typedef enum config_precision {
     PRECISION_FP32
 } config_precision;
 
-/* The names say whose implementation wrote them; here there are two: 32-bit and 8-bit states.
- */
+/* The names say whose code ran elsewhere; here there are two: 32-bit and 8-bit states. */
 typedef enum config_optimizer {
     OPTIMIZER_ADAMW_TORCH,
     OPTIMIZER_ADAMW_TORCH_FUSED,
@@ -67,12 +66,19 @@ typedef enum config_strategy {
 } config_strategy;
 
 typedef enum config_checkpointing {
-    CHECKPOINTING_AUTO, /* the key is not there */
     CHECKPOINTING_OFF,
     CHECKPOINTING_ON,
     CHECKPOINTING_OFFLOAD,
     CHECKPOINTING_OFFLOAD_DISK
 } config_checkpointing;
+
+typedef enum config_offloading {
+    OFFLOADING_OFF,
+    OFFLOADING_ON,
+    OFFLOADING_LEGACY,
+    OFFLOADING_DISK,
+    OFFLOADING_HIDDEN_STATES
+} config_offloading;
 
 typedef enum config_activations {
     ACTIVATIONS_AUTO,
@@ -222,7 +228,6 @@ typedef struct config {
     bool sample_packing;
     bool sample_packing_sequentially;  /* bins are filled in the rows' order */
     config_switch eval_sample_packing; /* never auto after loading */
-    bool pad_to_sequence_len;          /* accepted; nothing is ever padded */
 
     /* Steps */
     int64_t micro_batch_size, gradient_accumulation_steps;
@@ -250,7 +255,7 @@ typedef struct config {
 
     /* Memory */
     config_checkpointing gradient_checkpointing; /* folded into memory.activations */
-    config_checkpointing activation_offloading;  /* likewise */
+    config_offloading activation_offloading;     /* likewise */
     memory_config memory;
 
     /* Watching, evaluating, saving */
