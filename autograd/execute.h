@@ -31,8 +31,9 @@ status engine_zero_class(engine *e, mem_class c);
 void engine_class_range(engine *e, mem_class c, void **at, int64_t *bytes);
 
 typedef struct run_input {
-    const void *data; /* host; rows beyond `used` are filled with `pad` bytes */
-    int64_t rows;     /* real rows given */
+    const void *data; /* host */
+    int64_t rows;     /* given; the rest up to the bucket is filled with the byte `pad` */
+    uint8_t pad;      /* 0xff makes -1 of an I32 */
 } run_input;
 
 typedef struct run_args {
