@@ -18,13 +18,12 @@ float quant_nest_offset(const float *absmax, int64_t blocks) {
 /* One block of at most 256 scales. Returns its second-level scale. */
 static float nest_block(const float *absmax, int n, float offset, const dynamic_finder *finder,
                         uint8_t *codes) {
-    float largest = 0.0f;
-    for (int i = 0; i < n; i++) largest = fmaxf(largest, fabsf(absmax[i] - offset));
+    float d[QUANT_NEST], largest = 0.0f;
+    for (int i = 0; i < n; i++) d[i] = absmax[i] - offset;
+    for (int i = 0; i < n; i++) largest = fabsf(d[i]) > largest ? fabsf(d[i]) : largest;
     float inverse = 1.0f / largest;
-    for (int i = 0; i < n; i++) {
-        float d = absmax[i] - offset;
-        codes[i] = dynamic_nearest(finder, d == 0.0f ? 0.0f : d * inverse);
-    }
+    for (int i = 0; i < n; i++)
+        codes[i] = dynamic_nearest(finder, d[i] == 0.0f ? 0.0f : d[i] * inverse);
     return largest;
 }
 

@@ -38,6 +38,23 @@ static void make_map(float map[DYNAMIC_CODES], int is_signed) {
     qsort(map, DYNAMIC_CODES, sizeof *map, compare_floats);
 }
 
+/* Ends of bucket k of magnitudes, as floats. */
+static float bucket_from(int k) {
+    return k ? bits_float((uint32_t)(k - 1 + DYNAMIC_LOWEST) << 16) : 0.0f;
+}
+static float bucket_to(int k) {
+    return k + 1 < DYNAMIC_BUCKETS ? nextafterf(bucket_from(k + 1), 0.0f) : INFINITY;
+}
+
+/* Bucket `at` holds low <= y <= high; buckets come in ascending order, *code follows. */
+static void add_bucket(dynamic_finder *finder, int at, float low, float high, int *code) {
+    int last;
+    while (low > finder->above[*code]) ++*code;
+    finder->start[at] = (uint8_t)*code;
+    for (last = *code; high > finder->above[last];) last++;
+    if (last - *code > finder->steps) finder->steps = last - *code;
+}
+
 void dynamic_finder_make(dynamic_finder *finder, const float map[DYNAMIC_CODES]) {
     for (int i = 0; i + 1 < DYNAMIC_CODES; i++) {
         float middle = (map[i] + map[i + 1]) * 0.5f;
@@ -45,6 +62,12 @@ void dynamic_finder_make(dynamic_finder *finder, const float map[DYNAMIC_CODES])
         finder->above[i] = i % 2 ? nextafterf(middle, -INFINITY) : middle;
     }
     finder->above[DYNAMIC_CODES - 1] = INFINITY;
+    finder->steps = 0;
+    int code = 0;
+    for (int k = DYNAMIC_BUCKETS - 1; k >= 0; k--)
+        add_bucket(finder, DYNAMIC_BUCKETS + k, -bucket_to(k), -bucket_from(k), &code);
+    for (int k = 0; k < DYNAMIC_BUCKETS; k++)
+        add_bucket(finder, k, bucket_from(k), bucket_to(k), &code);
 }
 
 static void make_all(void) {

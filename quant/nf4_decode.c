@@ -68,9 +68,10 @@ static void decode_plain(const quant_view *view, int64_t b, int64_t n, int to, v
 #if SIMD_X86
 /* n a multiple of 8. Each 64-bit lane takes one byte as (high nibble, low nibble | rubbish):
  * the permute looks at 3 bits, the blend at bit 3. */
-TARGET_AVX2 static inline void look_up_f32_avx2(const uint8_t *codes, int n, const float *table,
-                                                float *out) {
-    __m256 low = _mm256_loadu_ps(table), high = _mm256_loadu_ps(table + 8);
+TARGET_AVX2 static inline void look_up_f32_avx2(const uint8_t *codes, int n, const float *code,
+                                                float absmax, float *out) {
+    __m256 low = _mm256_mul_ps(_mm256_loadu_ps(code), _mm256_set1_ps(absmax));
+    __m256 high = _mm256_mul_ps(_mm256_loadu_ps(code + 8), _mm256_set1_ps(absmax));
     for (int i = 0; i < n; i += 8) {
         int32_t four;
         memcpy(&four, codes + i / 2, 4);
@@ -82,11 +83,38 @@ TARGET_AVX2 static inline void look_up_f32_avx2(const uint8_t *codes, int n, con
     }
 }
 
+/* Eight values in the low halves of 32-bit lanes, rounded as half.h does. */
+TARGET_AVX2 static inline __m256i round_bf16(__m256 value) {
+    __m256i u = _mm256_castps_si256(value), one = _mm256_set1_epi32(1);
+    __m256i tie = _mm256_and_si256(_mm256_srli_epi32(u, 16), one);
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), tie);
+    __m256i nan = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    __m256 is_nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+    __m256 bits = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(nan), is_nan);
+    return _mm256_srli_epi32(_mm256_castps_si256(bits), 16);
+}
+TARGET_AVX2 static inline __m256i round_f16(__m256 value) {
+    __m256 sign = _mm256_and_ps(value, _mm256_set1_ps(-0.0f));
+    __m256 nan = _mm256_or_ps(sign, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)));
+    __m256 is_nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+    value = _mm256_blendv_ps(value, nan, is_nan); /* one NaN for all, as half.h has it */
+    return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* make_table for the 16-bit types, in one register. */
+TARGET_AVX2 static inline __m256i make_table_u16(const quant_view *view, int64_t b, int to) {
+    __m256 absmax = _mm256_set1_ps(quant_view_absmax(view, b));
+    __m256 low = _mm256_mul_ps(_mm256_loadu_ps(view->code), absmax);
+    __m256 high = _mm256_mul_ps(_mm256_loadu_ps(view->code + 8), absmax);
+    __m256i words = to == QUANT_SRC_BF16 ? _mm256_packus_epi32(round_bf16(low), round_bf16(high))
+                                         : _mm256_packus_epi32(round_f16(low), round_f16(high));
+    return _mm256_permute4x64_epi64(words, 0xd8);
+}
+
 /* n a multiple of 32. The nibbles become byte indices in order; low and high bytes of the values
  * are shuffled apart and interleaved. */
-TARGET_AVX2 static inline void look_up_u16_avx2(const uint8_t *codes, int n, const uint16_t *table,
-                                                uint16_t *out) {
-    __m256i t = _mm256_loadu_si256((const __m256i *)table), mask = _mm256_set1_epi16(0x00ff);
+TARGET_AVX2 static inline void look_up_u16_avx2(const uint8_t *codes, int n, __m256i t, uint16_t *out) {
+    __m256i mask = _mm256_set1_epi16(0x00ff);
     __m256i packed = _mm256_packus_epi16(_mm256_and_si256(t, mask), _mm256_srli_epi16(t, 8));
     __m256i low = _mm256_permute4x64_epi64(packed, 0x88);  /* low bytes 0..15, twice */
     __m256i high = _mm256_permute4x64_epi64(packed, 0xdd); /* high bytes 0..15, twice */
@@ -104,21 +132,20 @@ TARGET_AVX2 static inline void look_up_u16_avx2(const uint8_t *codes, int n, con
 
 TARGET_AVX2 static void decode_avx2(const quant_view *view, int64_t b, int64_t n, int to, void *out) {
     const int block = view->block;
-    block_table table;
     for (int64_t k = 0; k < n; k++, b++) {
         const uint8_t *codes = view->codes + b * (block / 2);
-        make_table(view, b, to, &table);
         if (to == QUANT_SRC_F32)
-            look_up_f32_avx2(codes, block, table.f32, (float *)out + k * block);
+            look_up_f32_avx2(codes, block, view->code, quant_view_absmax(view, b),
+                             (float *)out + k * block);
         else
-            look_up_u16_avx2(codes, block, table.u16, (uint16_t *)out + k * block);
+            look_up_u16_avx2(codes, block, make_table_u16(view, b, to), (uint16_t *)out + k * block);
     }
 }
 
 /* As above; the permute looks at 4 bits. n a multiple of 16. */
-TARGET_AVX512 static inline void look_up_f32_avx512(const uint8_t *codes, int n, const float *table,
-                                                    float *out) {
-    __m512 t = _mm512_loadu_ps(table);
+TARGET_AVX512 static inline void look_up_f32_avx512(const uint8_t *codes, int n, const float *code,
+                                                    float absmax, float *out) {
+    __m512 t = _mm512_mul_ps(_mm512_loadu_ps(code), _mm512_set1_ps(absmax));
     for (int i = 0; i < n; i += 16) {
         __m512i bytes = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(codes + i / 2)));
         __m512i index = _mm512_or_si512(_mm512_srli_epi64(bytes, 4), _mm512_slli_epi64(bytes, 32));
@@ -127,9 +154,9 @@ TARGET_AVX512 static inline void look_up_f32_avx512(const uint8_t *codes, int n,
 }
 
 /* The permute looks at 5 bits, the table stands there twice. n a multiple of 32. */
-TARGET_AVX512 static inline void look_up_u16_avx512(const uint8_t *codes, int n,
-                                                    const uint16_t *table, uint16_t *out) {
-    __m512i t = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)table));
+TARGET_AVX512 static inline void look_up_u16_avx512(const uint8_t *codes, int n, __m256i table,
+                                                    uint16_t *out) {
+    __m512i t = _mm512_broadcast_i64x4(table);
     for (int i = 0; i < n; i += 32) {
         __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + i / 2)));
         __m512i index = _mm512_or_si512(_mm512_srli_epi32(bytes, 4), _mm512_slli_epi32(bytes, 16));
@@ -139,14 +166,13 @@ TARGET_AVX512 static inline void look_up_u16_avx512(const uint8_t *codes, int n,
 
 TARGET_AVX512 static void decode_avx512(const quant_view *view, int64_t b, int64_t n, int to, void *out) {
     const int block = view->block;
-    block_table table;
     for (int64_t k = 0; k < n; k++, b++) {
         const uint8_t *codes = view->codes + b * (block / 2);
-        make_table(view, b, to, &table);
         if (to == QUANT_SRC_F32)
-            look_up_f32_avx512(codes, block, table.f32, (float *)out + k * block);
+            look_up_f32_avx512(codes, block, view->code, quant_view_absmax(view, b),
+                               (float *)out + k * block);
         else
-            look_up_u16_avx512(codes, block, table.u16, (uint16_t *)out + k * block);
+            look_up_u16_avx512(codes, block, make_table_u16(view, b, to), (uint16_t *)out + k * block);
     }
 }
 #endif
