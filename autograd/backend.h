@@ -69,6 +69,8 @@ typedef struct backend_table {
 struct backend {
     const backend_table *table;
     int threads;
+    bool host_visible; /* the CPU may read and write device memory */
+    bool pattern;      /* arenas are filled with a pattern, to observe the high-water mark */
 };
 
 /* threads 0: as many as there are cores. */

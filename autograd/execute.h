@@ -41,7 +41,7 @@ typedef struct run_args {
     int64_t documents, selected;
     uint64_t seed, micro;
     const run_input *inputs; /* in the order of program_input */
-    const adamw_scalars *adam;
+    const struct adamw_scalars *adam;
 } run_args;
 
 /* Runs program number `program` of the plan. */

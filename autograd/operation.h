@@ -14,7 +14,8 @@
 #define NIBBLE_AUTOGRAD_OPERATION_H
 
 #include "autograd/tensor.h"
-#include "quant/adamw.h"
+
+struct adamw_scalars; /* quant/adamw.h */
 
 typedef enum operation {
     /* ids I32 [rows] , W C [V, H] -> y C [rows, H]: row ids[i] of W. attr.embedding.scale != 0
@@ -141,7 +142,7 @@ typedef struct op_call {
     uint32_t add;        /* bit i: gin[i] is added to; parameters always are */
     void *scratch;
     int64_t scratch_bytes;
-    const adamw_scalars *adam;
+    const struct adamw_scalars *adam;
 } op_call;
 
 /* What planning needs to know of a call: formats at capacity (type DTYPE_COUNT: absent). */

@@ -18,6 +18,7 @@ typedef enum base_place { BASE_AUTO, BASE_RESIDENT, BASE_HOST, BASE_DISK } base_
 
 typedef struct plan_policy {
     int64_t device_budget, host_budget; /* bytes; 0 = no limit */
+    int64_t total_budget;               /* of both together, where they are the same memory; 0 = no limit */
     activation_mode activations;        /* or ACTIVATIONS_AUTO */
     base_place base;
     int slots;                          /* of every streamed class, >= 1; 0 = 2 */
@@ -44,6 +45,7 @@ typedef struct plan {
     const parameter_table *table;
     backend *backend;
     plan_policy policy; /* resolved: no AUTO left */
+    int kept_layers;    /* of a recomputing plan: this many last layers keep; -1 none */
     page_place *pages;  /* [table->page_count] */
     int slots[MEM_CLASS_COUNT];          /* 0: the class is resident */
     int64_t slot_bytes[MEM_CLASS_COUNT]; /* one slot */

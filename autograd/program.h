@@ -27,7 +27,7 @@
 #include "autograd/parameter.h"
 
 typedef int32_t slot_id; /* inputs of the program and slots of the current template share one space */
-enum { SLOT_NONE = -1 };
+enum { SLOT_NONE = -1, TEMPLATE_SLOTS = 512 /* at most; a decoder block has about 50 */ };
 
 typedef enum slot_kind {
     SLOT_INPUT,      /* of the program: filled by the host before a run */
@@ -173,7 +173,5 @@ void derivation_free(derivation *d);
 
 /* Records and derived backward as text, for `inspect --program`; append to a growing string. */
 status program_print(const program *p, char **text);
-/* FLOPs of one run at `rows`, forward and backward, with the bindings' masks. */
-double program_flops(const program *p, int64_t rows, double *backward);
 
 #endif

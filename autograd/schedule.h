@@ -48,6 +48,7 @@ typedef struct step {
     const op_attr *attr;
     buffer_id in[OP_INPUTS], out[OP_OUTPUTS], gout[OP_OUTPUTS], gin[OP_INPUTS];
     uint32_t add;
+    uint32_t zero;     /* bit i: gin[i]'s buffer is zeroed first (a gradient of fixed rows) */
     buffer_id scratch; /* REF_NONE: none */
 } step;
 

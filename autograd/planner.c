@@ -1,0 +1,309 @@
+/* planner.c: see planner.h. What each choice costs is found by making the plan again, with the same
+ * code; that is how `auto` chooses and how remedies are checked before they are offered. */
+#include "autograd/planner.h"
+#include "common/alloc.h"
+#include "common/checked.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_SLOTS = 2 };
+
+/* ---- one plan for one resolved policy ---- */
+
+static bool streams(const plan *p, mem_class c) {
+    if (c == MEM_BASE) return p->policy.base == BASE_HOST || p->policy.base == BASE_DISK;
+    return c == MEM_OPTIMIZER && p->policy.page_optimizer;
+}
+
+static tier tier_of(const plan *p, mem_class c) {
+    if (!streams(p, c)) return TIER_DEVICE;
+    return c == MEM_BASE && p->policy.base == BASE_DISK ? TIER_DISK : TIER_HOST;
+}
+
+static int64_t align_of(const plan *p) { return p->backend->table->alignment; }
+
+/* Resident pages by class, then the streaming slots; host pages. */
+static void place_pages(plan *p) {
+    const parameter_table *t = p->table;
+    int64_t device = 0, host = 0, align = align_of(p);
+    for (int c = 0; c < MEM_CLASS_COUNT; c++) {
+        int pages = 0;
+        for (size_t i = 0; i < t->page_count; i++) {
+            const page *g = &t->pages[i];
+            if (g->class != (mem_class)c) continue;
+            page_place *place = &p->pages[i];
+            place->tier = tier_of(p, g->class);
+            pages++;
+            if (place->tier == TIER_DEVICE) {
+                place->offset = round_up_i64(device, align);
+                device = place->offset + g->bytes;
+                p->class_device[c] += g->bytes;
+                continue;
+            }
+            if (g->bytes > p->slot_bytes[c]) p->slot_bytes[c] = round_up_i64(g->bytes, align);
+            if (place->tier == TIER_DISK) {
+                place->offset = -1;
+                p->class_disk[c] += g->bytes;
+                continue;
+            }
+            place->offset = round_up_i64(host, align);
+            host = place->offset + g->bytes;
+            p->class_host[c] += g->bytes;
+        }
+        if (!streams(p, (mem_class)c) || !pages) continue;
+        p->slots[c] = p->policy.slots < pages ? p->policy.slots : pages;
+        p->slot_offset[c] = round_up_i64(device, align);
+        device = p->slot_offset[c] + p->slots[c] * p->slot_bytes[c];
+        p->class_device[c] += p->slots[c] * p->slot_bytes[c];
+    }
+    p->transient_offset = round_up_i64(device, align);
+    p->offload_offset = round_up_i64(host, align);
+    p->device_bytes = device;
+    p->host_bytes = host;
+}
+
+/* The most bytes of a class alive at one step. */
+static void class_peaks(const schedule *s, int64_t peaks[MEM_CLASS_COUNT]) {
+    size_t n = s->step_count + 2;
+    int64_t *delta = mem_alloc_array(n, sizeof *delta, "the planner");
+    if (!delta) return;
+    for (int c = 0; c < MEM_CLASS_COUNT; c++) {
+        memset(delta, 0, n * sizeof *delta);
+        for (size_t i = 0; i < s->buffer_count; i++) {
+            const buffer *b = &s->buffers[i];
+            if (b->class != (mem_class)c) continue;
+            delta[b->first] += b->bytes;
+            if ((size_t)b->last + 1 < n) delta[b->last + 1] -= b->bytes;
+        }
+        int64_t live = 0;
+        for (size_t i = 0; i < n; i++)
+            if ((live += delta[i]) > peaks[c]) peaks[c] = live;
+    }
+    mem_free(delta);
+}
+
+/* Host places of offloaded values: all of them live at once, between forward and backward. */
+static int64_t place_offloaded(schedule *s, int64_t align) {
+    int64_t end = 0;
+    for (size_t i = 0; i < s->buffer_count; i++) {
+        buffer *b = &s->buffers[i];
+        if (b->host_offset < 0) continue;
+        b->host_offset = round_up_i64(end, align);
+        end = b->host_offset + b->bytes;
+    }
+    return end;
+}
+
+/* What one run costs at capacity, by walking its steps and its page visits. */
+static void count_costs(plan *p, program_plan *q, const backend_rates *rates) {
+    const schedule *s = &q->schedule;
+    for (size_t n = 0; n < s->step_count; n++) {
+        op_shape shape;
+        step_shape(s, q->program, n, q->program->capacity, &shape);
+        const operation_row *row = operation_get(shape.op);
+        q->flops += row->flops(&shape);
+        q->bytes += row->bytes(&shape);
+    }
+    for (size_t i = 0; i < s->move_count; i++)
+        *(s->moves[i].out ? &q->moved_out : &q->moved_in) += s->buffers[s->moves[i].from].bytes;
+    for (size_t i = 0; i < s->use_count; i++) {
+        int32_t id = s->uses[i].page;
+        if (p->pages[id].tier == TIER_DEVICE) continue;
+        *(p->pages[id].tier == TIER_DISK ? &q->disk_read : &q->moved_in) += p->table->pages[id].bytes;
+        if (s->uses[i].written) q->moved_out += p->table->pages[id].bytes;
+    }
+    if (!rates || rates->gemm_flops <= 0) return;
+    double compute = q->flops / rates->gemm_flops + q->bytes / rates->copy_bytes;
+    double moved = (double)(q->moved_in + q->moved_out) / rates->host_bytes;
+    if (rates->disk_bytes > 0) moved += (double)q->disk_read / rates->disk_bytes;
+    q->seconds = compute > moved ? compute : moved;
+}
+
+static status plan_program(plan *p, int i, const program *pr, int kept_layers, const backend_rates *rates) {
+    program_plan *q = &p->programs[i];
+    q->program = pr;
+    int layers = program_layers(pr);
+    activation_mode *modes = mem_alloc_array((size_t)layers + 1, sizeof *modes, "the planner");
+    if (!modes) return STATUS_MEMORY;
+    for (int l = 0; l < layers; l++) /* the last layers' values are needed again first */
+        modes[l] = kept_layers >= 0 && l >= layers - kept_layers ? ACTIVATIONS_KEEP : p->policy.activations;
+    status s = schedule_make(&q->schedule, pr, p->backend, modes);
+    mem_free(modes);
+    TRY(s);
+    q->transient_bytes = schedule_place(&q->schedule, align_of(p));
+    if (q->transient_bytes < 0) return STATUS_MEMORY;
+    q->offload_bytes = place_offloaded(&q->schedule, align_of(p));
+    count_costs(p, q, rates);
+    return STATUS_OK;
+}
+
+static status attempt(plan **out, backend *b, const parameter_table *table, const program *const *programs,
+                      int count, const plan_policy *policy, int kept_layers, const backend_rates *rates) {
+    plan *p = *out = mem_alloc(sizeof *p, "a plan");
+    if (!p) return STATUS_MEMORY;
+    p->table = table, p->backend = b, p->policy = *policy, p->program_count = count;
+    p->kept_layers = kept_layers;
+    p->pages = mem_alloc_array(table->page_count + 1, sizeof *p->pages, "a plan");
+    p->programs = mem_alloc_array((size_t)count + 1, sizeof *p->programs, "a plan");
+    status s = p->pages && p->programs ? STATUS_OK : STATUS_MEMORY;
+    if (s == STATUS_OK) place_pages(p);
+    int64_t transient = 0, offload = 0, peaks[MEM_CLASS_COUNT] = {0};
+    for (int i = 0; i < count && s == STATUS_OK; i++) {
+        s = plan_program(p, i, programs[i], programs[i]->backward ? kept_layers : -1, rates);
+        if (s != STATUS_OK) break;
+        transient = max_i64(transient, p->programs[i].transient_bytes);
+        offload = max_i64(offload, p->programs[i].offload_bytes);
+        class_peaks(&p->programs[i].schedule, peaks);
+    }
+    if (s != STATUS_OK) {
+        plan_free(p);
+        *out = NULL;
+        return s;
+    }
+    for (int c = MEM_ACTIVATION; c < MEM_CLASS_COUNT; c++) p->class_device[c] = peaks[c];
+    p->class_host[MEM_ACTIVATION] = offload;
+    if (transient) p->device_bytes = p->transient_offset + transient;
+    if (offload) p->host_bytes = p->offload_offset + offload;
+    return STATUS_OK;
+}
+
+void plan_free(plan *p) {
+    if (!p) return;
+    for (int i = 0; i < p->program_count && p->programs; i++) schedule_free(&p->programs[i].schedule);
+    mem_free(p->programs);
+    mem_free(p->pages);
+    mem_free(p);
+}
+
+void plan_set_disk(plan *p, int32_t id, int64_t file_offset) { p->pages[id].offset = file_offset; }
+
+/* ---- budgets, auto, remedies ---- */
+
+/* On the CPU device and host are the same memory: what counts is the sum. */
+static int64_t excess(const plan *p) {
+    const plan_policy *q = &p->policy;
+    int64_t over = 0;
+    if (q->device_budget) over = max_i64(over, p->device_bytes - q->device_budget);
+    if (q->host_budget) over = max_i64(over, p->host_bytes - q->host_budget);
+    if (q->total_budget) over = max_i64(over, p->device_bytes + p->host_bytes - q->total_budget);
+    return over;
+}
+
+typedef struct request {
+    backend *b;
+    const parameter_table *table;
+    const program *const *programs;
+    int count;
+    const backend_rates *rates;
+    int64_t least; /* smallest excess seen */
+} request;
+
+/* Plans; *fits tells whether it is within the budgets, and *out is only kept if so. */
+static status consider(request *r, const plan_policy *policy, int kept, plan **out, bool *fits) {
+    plan *p;
+    TRY(attempt(&p, r->b, r->table, r->programs, r->count, policy, kept, r->rates));
+    int64_t over = excess(p);
+    *fits = over <= 0;
+    if (over < r->least) r->least = over;
+    if (*fits) *out = p;
+    else plan_free(p);
+    return STATUS_OK;
+}
+
+/* The most kept layers that fit, by halving: more kept, more memory. */
+static status most_kept(request *r, plan_policy policy, plan **out, bool *fits) {
+    int layers = 0;
+    for (int i = 0; i < r->count; i++)
+        if (r->programs[i]->backward) layers = program_layers(r->programs[i]);
+    policy.activations = ACTIVATIONS_KEEP;
+    TRY(consider(r, &policy, -1, out, fits));
+    if (*fits) return STATUS_OK;
+    policy.activations = ACTIVATIONS_RECOMPUTE;
+    TRY(consider(r, &policy, -1, out, fits));
+    if (!*fits) return STATUS_OK;
+    for (int low = 0, high = layers; high - low > 1;) {
+        int middle = (low + high) / 2;
+        plan *better = NULL;
+        bool ok;
+        TRY(consider(r, &policy, middle, &better, &ok));
+        if (ok) {
+            plan_free(*out);
+            *out = better;
+            low = middle;
+        } else
+            high = middle;
+    }
+    return STATUS_OK;
+}
+
+static status choose_activations(request *r, const plan_policy *policy, plan **out, bool *fits) {
+    if (policy->activations == ACTIVATIONS_AUTO) return most_kept(r, *policy, out, fits);
+    return consider(r, policy, -1, out, fits);
+}
+
+/* base: auto tries the nearest place first. */
+static status choose(request *r, const plan_policy *policy, plan **out, bool *fits) {
+    static const base_place order[] = {BASE_RESIDENT, BASE_HOST, BASE_DISK};
+    plan_policy q = *policy;
+    if (!q.slots) q.slots = DEFAULT_SLOTS;
+    if (q.base != BASE_AUTO) return choose_activations(r, &q, out, fits);
+    *fits = false;
+    for (int i = 0; i < 3 && !*fits; i++) {
+        q.base = order[i];
+        if (q.base == BASE_DISK && !q.disk_possible) continue;
+        if (q.base == BASE_HOST && q.total_budget && !q.device_budget) continue; /* the same memory */
+        TRY(choose_activations(r, &q, out, fits));
+    }
+    return STATUS_OK;
+}
+
+/* Settings that would fit, each planned again here; cheapest in time first. */
+static void remedies(request *r, const plan_policy *policy, char *text, size_t bytes) {
+    static const struct {
+        const char *words;
+        activation_mode activations;
+        base_place base;
+        bool page;
+    } list[] = {
+        {"memory.activations=recompute", ACTIVATIONS_RECOMPUTE, BASE_AUTO, false},
+        {"memory.optimizer=paged", ACTIVATIONS_AUTO, BASE_AUTO, true},
+        {"memory.activations=offload", ACTIVATIONS_OFFLOAD, BASE_AUTO, false},
+        {"memory.base=host", ACTIVATIONS_AUTO, BASE_HOST, false},
+        {"memory.base=disk", ACTIVATIONS_AUTO, BASE_DISK, false},
+        {"memory.base=disk memory.activations=recompute", ACTIVATIONS_RECOMPUTE, BASE_DISK, false},
+        {"memory.base=disk memory.activations=recompute memory.optimizer=paged", ACTIVATIONS_RECOMPUTE, BASE_DISK, true},
+    };
+    int offered = 0;
+    text[0] = 0;
+    for (size_t i = 0; i < sizeof list / sizeof *list && offered < 3; i++) {
+        plan_policy q = *policy;
+        if (list[i].activations != ACTIVATIONS_AUTO) q.activations = list[i].activations;
+        if (list[i].base != BASE_AUTO) q.base = list[i].base;
+        q.page_optimizer |= list[i].page;
+        if (!memcmp(&q, policy, sizeof q) || (list[i].base == BASE_DISK && !q.disk_possible)) continue;
+        plan *p = NULL;
+        bool fits;
+        if (choose(r, &q, &p, &fits) != STATUS_OK || !fits) continue;
+        plan_free(p);
+        size_t n = strlen(text);
+        snprintf(text + n, bytes - n, "%s%s", offered++ ? "; or " : "", list[i].words);
+    }
+    if (!offered)
+        snprintf(text, bytes, "a smaller sequence_len or micro_batch_size (no placement of this one fits)");
+}
+
+status plan_make(plan **out, backend *b, const parameter_table *table, const program *const *programs,
+                 int count, const plan_policy *policy, const backend_rates *rates) {
+    *out = NULL;
+    request r = {b, table, programs, count, rates, INT64_MAX};
+    bool fits;
+    TRY(choose(&r, policy, out, &fits));
+    if (fits) return STATUS_OK;
+    int64_t missing = r.least;
+    char text[512];
+    remedies(&r, policy, text, sizeof text);
+    return status_fail(STATUS_MEMORY, "the plan needs %.1f MiB more than the memory allowed; what would fit: %s",
+                       (double)missing / 1048576.0, text);
+}
