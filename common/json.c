@@ -4,18 +4,61 @@
 #include "common/file.h"
 
 #include <math.h>
+#include <setjmp.h>
 #include <string.h>
 
-static void *json_allocate(size_t bytes) { return mem_alloc(bytes, "JSON"); }
+/* jansson is not safe when memory ends: a token whose buffer cannot grow loses bytes, and its
+ * scanner then runs past the end (2.14, lex_save and lex_scan_string). So while jansson parses or
+ * prints, its allocations are noted, and the first that fails jumps out of it and frees them all. */
+static _Thread_local struct {
+    bool on;
+    jmp_buf out;
+    void **blocks;
+    size_t count, capacity;
+} guard;
 
-void json_setup(void) { json_set_alloc_funcs(json_allocate, mem_free); }
+static void *json_allocate(size_t bytes) {
+    void *block = mem_alloc(bytes, "JSON");
+    if (!guard.on) return block;
+    if (!block ||
+        mem_grow(&guard.blocks, &guard.capacity, guard.count + 1, sizeof block, "JSON")) {
+        mem_free(block);
+        longjmp(guard.out, 1);
+    }
+    return guard.blocks[guard.count++] = block;
+}
 
-status json_read_text(const char *text, size_t bytes, const char *where, status code, json_t **out) {
+static void json_release(void *block) {
+    for (size_t i = guard.on && block ? guard.count : 0; i-- > 0;) /* the newest go first */
+        if (guard.blocks[i] == block) {
+            guard.blocks[i] = guard.blocks[--guard.count];
+            break;
+        }
+    mem_free(block);
+}
+
+static void guard_end(bool release) {
+    guard.on = false;
+    for (size_t i = 0; release && i < guard.count; i++) mem_free(guard.blocks[i]);
+    mem_free(guard.blocks);
+    guard.blocks = NULL;
+    guard.count = guard.capacity = 0;
+}
+
+void json_setup(void) { json_set_alloc_funcs(json_allocate, json_release); }
+
+status json_read_text(const char *text, size_t bytes, const char *where, status code,
+                      json_t **out) {
     json_error_t e;
-    *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
-    if (*out) return STATUS_OK;
-    if (json_error_code(&e) == json_error_out_of_memory)
+    *out = NULL;
+    if (setjmp(guard.out)) {
+        guard_end(true);
         return status_fail(STATUS_MEMORY, "%s: out of memory while parsing JSON", where);
+    }
+    guard.on = true;
+    *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    guard_end(false);
+    if (*out) return STATUS_OK;
     return status_fail(code, "%s:%d:%d: %s", where, e.line, e.column, e.text);
 }
 
@@ -90,5 +133,13 @@ status json_get_text(const json_t *object, const char *key, const char **out, co
 }
 
 char *json_write_text(const json_t *value, size_t flags) {
-    return json_dumps(value, JSON_ENCODE_ANY | (flags & JSON_INDENT(31) ? 0 : JSON_COMPACT) | flags);
+    const size_t style = JSON_ENCODE_ANY | flags | (flags & JSON_INDENT(31) ? 0 : JSON_COMPACT);
+    if (setjmp(guard.out)) {
+        guard_end(true);
+        return NULL;
+    }
+    guard.on = true;
+    char *text = json_dumps(value, style);
+    guard_end(false);
+    return text;
 }
