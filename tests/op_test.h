@@ -1,22 +1,25 @@
 /* op_test.h: one operation against its fp64 reference.
  *
- * A suite is an operation's reference; a case is one call of it: shapes, attributes, values. op_test
- * makes the operands (random where the case gives none), runs the back end's function and the
- * reference on the same numbers, and asserts, for every compute type of the case:
+ * A suite is an operation's reference; a case is one call of it: shapes, attributes, values.
+ * op_test makes the operands (random where the case gives none), runs the back end's function
+ * and the reference on the same numbers, and asserts, for every compute type of the case:
  *   - outputs, written state and gradients agree with the reference (tolerance below);
  *   - nothing outside an operand's bytes is written, and no input that is not state;
  *   - one, two and three threads give the same bits;
- *   - activations' gradients are set (over garbage) or added as asked, parameters' always added;
- *   - outputs and gradients that the table allows in an operand's place are the same bits there;
+ *   - activations' gradients are set (over garbage) or added as asked, parameters' always
+ * added;
+ *   - outputs and gradients that the table allows in an operand's place are the same bits
+ * there;
  *   - a call of no rows does nothing;
- *   - the reference's own backward is the derivative of its forward, by central differences along
- *     a random direction of each input.
- * It knows no operation: tests/reference_*.c hold references and cases, test_operations.c lists them.
+ *   - the reference's own backward is the derivative of its forward, by central differences
+ * along a random direction of each input. It knows no operation: tests/reference_*.c hold
+ * references and cases, test_operations.c lists them.
  *
  * Tolerance. With u = half a unit in the last place (2^-24, 2^-8, 2^-11) an element passes if
- * |a - b| <= k u(C) (|b| + rms(b)), k being the case's count of roundings on the way. The reference
- * rounds to C exactly where operation.h says (ref_round), so that in 16 bits nearly every element is
- * the rounded reference itself: at most `flips` of a tensor's elements, those near a tie, may differ. */
+ * |a - b| <= k u(C) (|b| + rms(b)), k being the case's count of roundings on the way. The
+ * reference rounds to C exactly where operation.h says (ref_round), so that in 16 bits nearly
+ * every element is the rounded reference itself (or off by f32's tolerance of the rms): at
+ * most `flips` of a tensor's elements, those near a tie, may differ. */
 #ifndef NIBBLE_TESTS_OP_TEST_H
 #define NIBBLE_TESTS_OP_TEST_H
 
@@ -36,7 +39,8 @@ typedef struct ref_tensor {
     int64_t rows, cols;
 } ref_tensor;
 
-/* What a reference works on. `call` gives attributes and counts; its data is not for reading. */
+/* What a reference works on. `call` gives attributes and counts; its data is not for reading.
+ */
 typedef struct ref_call {
     const op_call *call;
     bool rounding; /* false: every rounding is left out (gradient check) */
@@ -51,7 +55,8 @@ typedef struct op_suite {
     operation op;
     /* out (and state inputs) from in; every element of out is written */
     void (*forward)(ref_call *r);
-    /* gin += gradient, from in, out (of forward) and gout; gin comes zeroed, unwanted ones NULL */
+    /* gin += gradient, from in, out (of forward) and gout; gin comes zeroed, unwanted ones
+     * NULL */
     void (*backward)(ref_call *r);
     /* what backward differentiates; NULL: sum of gout * out */
     double (*loss)(ref_call *r);
@@ -62,25 +67,26 @@ typedef struct op_suite {
 typedef struct op_case {
     const char *name;
     op_attr attr;
-    uint32_t types; /* bit per compute dtype; 0: f32, bf16 and f16 */
+    uint32_t types;     /* bit per compute dtype; 0: f32, bf16 and f16 */
     int64_t rows, used; /* used 0: all */
     int64_t documents, selected;
     int64_t capacity; /* rows that scratch is planned for; 0: rows */
     uint64_t seed, micro;
     int32_t layer;
-    const adamw_scalars *adam;
+    const struct adamw_scalars *adam;
 
     tensor_format in[OP_INPUTS], out[OP_OUTPUTS]; /* cols 0: absent */
-    const int32_t *ints[OP_INPUTS];  /* values of I32 inputs (copied); NULL: zeros */
-    const float *values[OP_INPUTS];  /* values of float inputs (copied); NULL: normal * spread */
-    float spread[OP_INPUTS];         /* 0: 1 */
-    uint32_t no_op_in_place;         /* bit 0: forward pair does not apply, bit 1: backward pair */
-    bool windows;                    /* batch operands lie in wider rows (stride > cols) */
+    const int32_t *ints[OP_INPUTS]; /* values of I32 inputs (copied); NULL: zeros */
+    const float
+        *values[OP_INPUTS];  /* values of float inputs (copied); NULL: normal * spread */
+    float spread[OP_INPUTS]; /* 0: 1 */
+    uint32_t no_op_in_place; /* bit 0: forward pair does not apply, bit 1: backward pair */
+    bool windows;            /* batch operands lie in wider rows (stride > cols) */
 
-    uint32_t gradients;   /* inputs that get a gradient; 0: forward only */
-    uint32_t parameters;  /* of these, the ones with f32 gradients, always added to */
-    uint32_t gouts;       /* outputs whose gradient is given (C, random) */
-    uint32_t unchecked;   /* outputs that are not compared */
+    uint32_t gradients;  /* inputs that get a gradient; 0: forward only */
+    uint32_t parameters; /* of these, the ones with f32 gradients, always added to */
+    uint32_t gouts;      /* outputs whose gradient is given (C, random) */
+    uint32_t unchecked;  /* outputs that are not compared */
 
     double k_forward, k_backward; /* roundings; 0: 8 */
     double flips;                 /* share of elements; 0: 0.01; 1: not checked */
