@@ -28,16 +28,20 @@ SIMD_INLINE float select_f16_to_f32(uint16_t h) {
     return bits_float(sign | magnitude);
 }
 
-SIMD_INLINE void convert_f32_to_bf16_body(const float *restrict in, uint16_t *restrict out, int64_t n) {
+SIMD_INLINE void convert_f32_to_bf16_body(const float *restrict in, uint16_t *restrict out,
+                                          int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = f32_to_bf16(in[i]);
 }
-SIMD_INLINE void convert_bf16_to_f32_body(const uint16_t *restrict in, float *restrict out, int64_t n) {
+SIMD_INLINE void convert_bf16_to_f32_body(const uint16_t *restrict in, float *restrict out,
+                                          int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = bf16_to_f32(in[i]);
 }
-SIMD_INLINE void convert_f32_to_f16_body(const float *restrict in, uint16_t *restrict out, int64_t n) {
+SIMD_INLINE void convert_f32_to_f16_body(const float *restrict in, uint16_t *restrict out,
+                                         int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = select_f32_to_f16(in[i]);
 }
-SIMD_INLINE void convert_f16_to_f32_body(const uint16_t *restrict in, float *restrict out, int64_t n) {
+SIMD_INLINE void convert_f16_to_f32_body(const uint16_t *restrict in, float *restrict out,
+                                         int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = select_f16_to_f32(in[i]);
 }
 

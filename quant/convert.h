@@ -15,7 +15,9 @@ typedef enum quant_source {
     QUANT_SRC_F16,
 } quant_source;
 
-static inline int64_t quant_source_bytes(int dtype) { return dtype == QUANT_SRC_F32 ? 4 : 2; }
+static inline int64_t quant_source_bytes(int dtype) {
+    return dtype == QUANT_SRC_F32 ? 4 : 2;
+}
 
 void convert_f32_to_bf16(const float *in, uint16_t *out, int64_t n);
 void convert_bf16_to_f32(const uint16_t *in, float *out, int64_t n);

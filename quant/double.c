@@ -31,8 +31,9 @@ status quant_nest_around(const float *absmax, int64_t blocks, float offset, cons
                          uint8_t *codes, float *absmax2) {
     for (int64_t i = 0; i < blocks; i++)
         if (!isfinite(absmax[i] - offset))
-            return status_fail(STATUS_MODEL, "scale %lld of %lld is %g with mean %g: cannot be quantized",
-                               (long long)i, (long long)blocks, (double)absmax[i], (double)offset);
+            return status_fail(
+                STATUS_MODEL, "scale %lld of %lld is %g with mean %g: cannot be quantized",
+                (long long)i, (long long)blocks, (double)absmax[i], (double)offset);
     dynamic_finder finder;
     dynamic_finder_make(&finder, map);
     for (int64_t i = 0; i < blocks; i += QUANT_NEST) {

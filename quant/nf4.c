@@ -1,10 +1,12 @@
-/* nf4.c: codebooks and quantization. A block is brought to fp32, its largest magnitude found as
- * an integer maximum (which shows NaN and infinity too), and each element's level found by
- * halving the sorted thresholds: four comparisons instead of fifteen. Decoding: nf4_decode.c. */
+/* nf4.c: codebooks and quantization. A block is brought to fp32, its largest magnitude found
+ * as an integer maximum (which shows NaN and infinity too), and each element's level found by
+ * halving the sorted thresholds: four comparisons instead of fifteen. Decoding: nf4_decode.c.
+ */
 #include "quant/nf4.h"
 
 #include "common/checked.h"
 #include "common/half.h"
+#include "quant/scan.h"
 #include "quant/simd.h"
 
 #include <math.h>
@@ -37,21 +39,27 @@ static const float fp4_levels[16] = {
     -0.0f, -0.0052083335f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f,
 };
 
-/* FP4 magnitudes ascending as codes, and the thresholds between them (bitsandbytes' CUDA literals,
- * which are not the midpoints in the first place). */
+/* FP4 magnitudes ascending as codes, and the thresholds between them (bitsandbytes' CUDA
+ * literals, which are not the midpoints in the first place). */
 static const uint8_t fp4_order[8] = {0, 1, 6, 7, 4, 5, 2, 3};
 static const float fp4_thresholds[7] = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f,
                                         0.4166667f,  0.583333f,  0.8333333f};
 
-const float *nf4_codebook(void) { return nf4_levels; }
-const float *fp4_codebook(void) { return fp4_levels; }
+const float *nf4_codebook(void) {
+    return nf4_levels;
+}
+const float *fp4_codebook(void) {
+    return fp4_levels;
+}
 const float *quant_codebook(quant_type type) {
     return type == QUANT_NF4 ? nf4_levels : fp4_levels;
 }
-const char *quant_type_name(quant_type type) { return type == QUANT_NF4 ? "nf4" : "fp4"; }
+const char *quant_type_name(quant_type type) {
+    return type == QUANT_NF4 ? "nf4" : "fp4";
+}
 
-/* Sorted thresholds laid out by search level: level k has 2^k of them, [k][i] is the one to ask
- * after k answers that read i in binary. */
+/* Sorted thresholds laid out by search level: level k has 2^k of them, [k][i] is the one to
+ * ask after k answers that read i in binary. */
 typedef struct threshold_tree {
     float level[4][8];
 } threshold_tree;
@@ -122,24 +130,25 @@ TARGET_AVX2 static inline __m256i fp4_codes8(const __m256 level[4], __m256 y) {
     i = descend(i, magnitude, level[2]);
     __m256i code = _mm256_permutevar8x32_epi32(_mm256_castps_si256(level[3]), i);
     __m256 negative = _mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_LT_OQ);
-    return _mm256_or_si256(code, _mm256_and_si256(_mm256_castps_si256(negative),
-                                                  _mm256_set1_epi32(8)));
+    return _mm256_or_si256(
+        code, _mm256_and_si256(_mm256_castps_si256(negative), _mm256_set1_epi32(8)));
 }
 
 /* 32 codes in order, one in each 32-bit lane, into 16 bytes of nibble pairs. */
 TARGET_AVX2 static inline void pack32(const __m256i c[4], uint8_t *out) {
-    __m256i words = _mm256_packus_epi16(_mm256_packs_epi32(c[0], c[1]),
-                                        _mm256_packs_epi32(c[2], c[3]));
-    __m256i bytes = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    __m256i words =
+        _mm256_packus_epi16(_mm256_packs_epi32(c[0], c[1]), _mm256_packs_epi32(c[2], c[3]));
+    __m256i bytes =
+        _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x0110)); /* even*16 + odd */
-    __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(pairs),
-                                      _mm256_extracti128_si256(pairs, 1));
+    __m128i packed =
+        _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     _mm_storeu_si128((__m128i *)out, packed);
 }
 
 /* n is a multiple of 32 and `inverse` finite. */
-TARGET_AVX2 static void encode_avx2(quant_type type, const threshold_tree *tree, const float *x,
-                                    int n, float inverse, uint8_t *codes) {
+TARGET_AVX2 static void encode_avx2(quant_type type, const threshold_tree *tree,
+                                    const float *x, int n, float inverse, uint8_t *codes) {
     __m256 level[4], scale = _mm256_set1_ps(inverse);
     for (int k = 0; k < 4; k++) level[k] = _mm256_loadu_ps(tree->level[k]);
     if (type == QUANT_FP4)
@@ -160,19 +169,11 @@ static void encode_avx2(quant_type type, const threshold_tree *tree, const float
 }
 #endif
 
-/* Largest magnitude as bits; above 0x7f7fffff something is not finite. Signed integers, for
- * which every instruction set has a maximum. */
-SIMD_INLINE int32_t largest_bits_body(const float *x, int n) {
-    int32_t largest = 0;
-    for (int i = 0; i < n; i++) {
-        int32_t bits = (int32_t)(float_bits(x[i]) & 0x7fffffff);
-        largest = bits > largest ? bits : largest;
-    }
-    return largest;
+static int32_t largest_plain(const float *x, int n) {
+    return scan_largest_bits(x, n);
 }
-static int32_t largest_bits_plain(const float *x, int n) { return largest_bits_body(x, n); }
-TARGET_AVX2 static int32_t largest_bits_avx2(const float *x, int n) {
-    return largest_bits_body(x, n);
+TARGET_AVX2 static int32_t largest_avx2(const float *x, int n) {
+    return scan_largest_bits(x, n);
 }
 
 static void encode_block(quant_type type, const threshold_tree *tree, const float *x, int n,
@@ -206,23 +207,26 @@ status quant_quantize(quant_type type, const void *x, int dtype, int64_t count, 
             convert_array((const uint16_t *)x + first, dtype, tile, QUANT_SRC_F32, n);
             values = tile;
         }
-        int32_t bits = level >= SIMD_AVX2 ? largest_bits_avx2(values, n) : largest_bits_plain(values, n);
-        if (bits > 0x7f7fffff) return not_finite(values, n, first, count);
+        int32_t bits = level >= SIMD_AVX2 ? largest_avx2(values, n) : largest_plain(values, n);
+        if (bits > SCAN_FINITE) return not_finite(values, n, first, count);
         absmax[first / block] = bits_float((uint32_t)bits);
-        encode_block(type, &tree, values, n, bits_float((uint32_t)bits), level, codes + first / 2);
+        encode_block(type, &tree, values, n, bits_float((uint32_t)bits), level,
+                     codes + first / 2);
     }
     return STATUS_OK;
 }
 
 status quant_view_check(const quant_view *view) {
     if (view->block < 2 || view->block > QUANT_BLOCK_MAX || view->block % 2)
-        return status_fail(STATUS_MODEL, "block size %d: must be even and in 2..%d", view->block,
-                           QUANT_BLOCK_MAX);
+        return status_fail(STATUS_MODEL, "block size %d: must be even and in 2..%d",
+                           view->block, QUANT_BLOCK_MAX);
     if (view->count < 0)
-        return status_fail(STATUS_MODEL, "element count %lld is negative", (long long)view->count);
+        return status_fail(STATUS_MODEL, "element count %lld is negative",
+                           (long long)view->count);
     if (view->count && (!view->codes || !view->code))
         return status_fail(STATUS_MODEL, "4-bit codes or their 16 levels are missing");
     if (view->count && !view->absmax && (!view->absmax_codes || !view->absmax2 || !view->map2))
-        return status_fail(STATUS_MODEL, "neither scales nor complete nested scales are present");
+        return status_fail(STATUS_MODEL,
+                           "neither scales nor complete nested scales are present");
     return STATUS_OK;
 }

@@ -1,11 +1,11 @@
 /* nf4.h: the 4-bit formats NF4 and FP4 on CPU buffers, bit-compatible with bitsandbytes.
  *
  * A tensor is flattened row-major and cut into blocks of `block` elements (64); blocks run
- * across rows. Each block has its largest magnitude as an fp32 scale, each element the index of
- * the nearest of 16 levels:
+ * across rows. Each block has its largest magnitude as an fp32 scale, each element the index
+ * of the nearest of 16 levels:
  *
- *     element   0    1    2    3   ...  63 | 64 ...        value = level[nibble] * absmax[e / 64]
- *     byte     [0 hi|lo] [1 hi|lo] ...     |               one fp32 multiply, one rounding to
+ *     element   0    1    2    3   ...  63 | 64 ...        value = level[nibble] * absmax[e /
+ * 64] byte     [0 hi|lo] [1 hi|lo] ...     |               one fp32 multiply, one rounding to
  *     absmax   <---------- [0] ----------> | <-- [1] ...   the output type, to nearest even
  *
  * The scales may be quantized themselves ("nested", double.h): then absmax[b] =
@@ -39,15 +39,19 @@ typedef struct quant_view {
     const uint8_t *absmax_codes; /* [blocks] nested: index into map2 */
     const float *absmax2;        /* [ceil(blocks/256)] nested */
     const float *map2;           /* [256] nested: the map that the file carries */
-    const float *code;           /* [16] the levels that the file carries; ours when we quantize */
-    float offset;                /* nested: mean of the scales */
+    const float *code; /* [16] the levels that the file carries; ours when we quantize */
+    float offset;      /* nested: mean of the scales */
 } quant_view;
 
-static inline int64_t quant_code_bytes(int64_t count) { return count / 2 + count % 2; }
+static inline int64_t quant_code_bytes(int64_t count) {
+    return count / 2 + count % 2;
+}
 static inline int64_t quant_block_count(int64_t count, int32_t block) {
     return count / block + (count % block != 0);
 }
-static inline int64_t quant_nest_count(int64_t blocks) { return quant_block_count(blocks, QUANT_NEST); }
+static inline int64_t quant_nest_count(int64_t blocks) {
+    return quant_block_count(blocks, QUANT_NEST);
+}
 
 /* The 16 levels by nibble: NF4 ascending from -1 to 1; FP4 sign and magnitude. */
 const float *nf4_codebook(void);
@@ -61,10 +65,10 @@ const char *quant_type_name(quant_type type); /* "nf4", "fp4": bitsandbytes' spe
  * An odd count fills the last low nibble as for y = 0, an all-zero block has absmax 0 and the
  * codes of 0, and where 1/absmax overflows (below 2.9e-39) zeros stay 0 and the rest becomes
  * +-absmax: subnormals are never flushed.
- * Blocks are independent: big tensors are streamed, or spread over threads, by calling this for
- * block-aligned ranges (codes + first/2, absmax + first/block).
- * STATUS_MODEL if an element is not finite, naming its index from x (the caller prefixes the
- * tensor); STATUS_INTERNAL for an impossible block. The outputs are then unspecified. */
+ * Blocks are independent: big tensors are streamed, or spread over threads, by calling this
+ * for block-aligned ranges (codes + first/2, absmax + first/block). STATUS_MODEL if an element
+ * is not finite, naming its index from x (the caller prefixes the tensor); STATUS_INTERNAL for
+ * an impossible block. The outputs are then unspecified. */
 status quant_quantize(quant_type type, const void *x, int dtype, int64_t count, int32_t block,
                       uint8_t *codes, float *absmax);
 
@@ -72,9 +76,9 @@ status quant_quantize(quant_type type, const void *x, int dtype, int64_t count, 
  * negative, the needed arrays present. (Lengths are the reader's to check.) STATUS_MODEL. */
 status quant_view_check(const quant_view *view);
 
-/* out[i] = value of element first + i, 0 <= i < n: any range within count, `first` may be odd and
- * inside a block. The same bits for any cut into ranges and on any processor. Reads nothing
- * outside the range's codes and scales. Thread-safe; no failure. */
+/* out[i] = value of element first + i, 0 <= i < n: any range within count, `first` may be odd
+ * and inside a block. The same bits for any cut into ranges and on any processor. Reads
+ * nothing outside the range's codes and scales. Thread-safe; no failure. */
 void quant_dequantize_f32(const quant_view *view, int64_t first, int64_t n, float *out);
 void quant_dequantize_bf16(const quant_view *view, int64_t first, int64_t n, uint16_t *out);
 void quant_dequantize_f16(const quant_view *view, int64_t first, int64_t n, uint16_t *out);

@@ -1,10 +1,10 @@
 /* nf4_decode.c: dequantization of any element range.
  *
- * A block has one scale, so it has only 16 different values: they are computed and rounded once
- * per block, and decoding is a table look-up by nibble. With AVX2 a table of 16-bit values is
- * two byte shuffles (low and high bytes), one of fp32 two permutes and a blend; with AVX512 each is
- * one permute. Whole blocks take these paths, the ends of a range the plain one: the values are the
- * same ones. */
+ * A block has one scale, so it has only 16 different values: they are computed and rounded
+ * once per block, and decoding is a table look-up by nibble. With AVX2 a table of 16-bit
+ * values is two byte shuffles (low and high bytes), one of fp32 two permutes and a blend; with
+ * AVX512 each is one permute. Whole blocks take these paths, the ends of a range the plain
+ * one: the values are the same ones. */
 #include "quant/nf4.h"
 
 #include "common/checked.h"
@@ -41,8 +41,8 @@ SIMD_INLINE void make_table(const quant_view *view, int64_t b, int to, block_tab
 }
 
 /* Elements first .. first+n-1, all of one block, whose table is given. */
-SIMD_INLINE void look_up(const uint8_t *codes, int64_t first, int64_t n, const block_table *table,
-                         int to, void *out) {
+SIMD_INLINE void look_up(const uint8_t *codes, int64_t first, int64_t n,
+                         const block_table *table, int to, void *out) {
     for (int64_t i = 0; i < n; i++) {
         int64_t e = first + i;
         int nibble = codes[e / 2] >> (e % 2 ? 0 : 4) & 15;
@@ -76,10 +76,12 @@ TARGET_AVX2 static inline void look_up_f32_avx2(const uint8_t *codes, int n, con
         int32_t four;
         memcpy(&four, codes + i / 2, 4);
         __m256i bytes = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
-        __m256i index = _mm256_or_si256(_mm256_srli_epi64(bytes, 4), _mm256_slli_epi64(bytes, 32));
+        __m256i index =
+            _mm256_or_si256(_mm256_srli_epi64(bytes, 4), _mm256_slli_epi64(bytes, 32));
         __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-        _mm256_storeu_ps(out + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index),
-                                                   _mm256_permutevar8x32_ps(high, index), upper));
+        _mm256_storeu_ps(out + i,
+                         _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index),
+                                          _mm256_permutevar8x32_ps(high, index), upper));
     }
 }
 
@@ -90,7 +92,8 @@ TARGET_AVX2 static inline __m256i round_bf16(__m256 value) {
     __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), tie);
     __m256i nan = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
     __m256 is_nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
-    __m256 bits = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(nan), is_nan);
+    __m256 bits =
+        _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(nan), is_nan);
     return _mm256_srli_epi32(_mm256_castps_si256(bits), 16);
 }
 TARGET_AVX2 static inline __m256i round_f16(__m256 value) {
@@ -106,21 +109,25 @@ TARGET_AVX2 static inline __m256i make_table_u16(const quant_view *view, int64_t
     __m256 absmax = _mm256_set1_ps(quant_view_absmax(view, b));
     __m256 low = _mm256_mul_ps(_mm256_loadu_ps(view->code), absmax);
     __m256 high = _mm256_mul_ps(_mm256_loadu_ps(view->code + 8), absmax);
-    __m256i words = to == QUANT_SRC_BF16 ? _mm256_packus_epi32(round_bf16(low), round_bf16(high))
-                                         : _mm256_packus_epi32(round_f16(low), round_f16(high));
+    __m256i words = to == QUANT_SRC_BF16
+                        ? _mm256_packus_epi32(round_bf16(low), round_bf16(high))
+                        : _mm256_packus_epi32(round_f16(low), round_f16(high));
     return _mm256_permute4x64_epi64(words, 0xd8);
 }
 
-/* n a multiple of 32. The nibbles become byte indices in order; low and high bytes of the values
- * are shuffled apart and interleaved. */
-TARGET_AVX2 static inline void look_up_u16_avx2(const uint8_t *codes, int n, __m256i t, uint16_t *out) {
+/* n a multiple of 32. The nibbles become byte indices in order; low and high bytes of the
+ * values are shuffled apart and interleaved. */
+TARGET_AVX2 static inline void look_up_u16_avx2(const uint8_t *codes, int n, __m256i t,
+                                                uint16_t *out) {
     __m256i mask = _mm256_set1_epi16(0x00ff);
     __m256i packed = _mm256_packus_epi16(_mm256_and_si256(t, mask), _mm256_srli_epi16(t, 8));
     __m256i low = _mm256_permute4x64_epi64(packed, 0x88);  /* low bytes 0..15, twice */
     __m256i high = _mm256_permute4x64_epi64(packed, 0xdd); /* high bytes 0..15, twice */
     for (int i = 0; i < n; i += 32) {
-        __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(codes + i / 2)));
-        __m256i index = _mm256_or_si256(_mm256_srli_epi16(bytes, 4), _mm256_slli_epi16(bytes, 8));
+        __m256i bytes =
+            _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(codes + i / 2)));
+        __m256i index =
+            _mm256_or_si256(_mm256_srli_epi16(bytes, 4), _mm256_slli_epi16(bytes, 8));
         index = _mm256_and_si256(index, _mm256_set1_epi8(15));
         __m256i l = _mm256_shuffle_epi8(low, index), h = _mm256_shuffle_epi8(high, index);
         __m256i a = _mm256_unpacklo_epi8(l, h); /* elements 0..7 and 16..23 */
@@ -130,7 +137,8 @@ TARGET_AVX2 static inline void look_up_u16_avx2(const uint8_t *codes, int n, __m
     }
 }
 
-TARGET_AVX2 static void decode_avx2(const quant_view *view, int64_t b, int64_t n, int to, void *out) {
+TARGET_AVX2 static void decode_avx2(const quant_view *view, int64_t b, int64_t n, int to,
+                                    void *out) {
     const int block = view->block;
     for (int64_t k = 0; k < n; k++, b++) {
         const uint8_t *codes = view->codes + b * (block / 2);
@@ -138,17 +146,20 @@ TARGET_AVX2 static void decode_avx2(const quant_view *view, int64_t b, int64_t n
             look_up_f32_avx2(codes, block, view->code, quant_view_absmax(view, b),
                              (float *)out + k * block);
         else
-            look_up_u16_avx2(codes, block, make_table_u16(view, b, to), (uint16_t *)out + k * block);
+            look_up_u16_avx2(codes, block, make_table_u16(view, b, to),
+                             (uint16_t *)out + k * block);
     }
 }
 
 /* As above; the permute looks at 4 bits. n a multiple of 16. */
-TARGET_AVX512 static inline void look_up_f32_avx512(const uint8_t *codes, int n, const float *code,
-                                                    float absmax, float *out) {
+TARGET_AVX512 static inline void
+look_up_f32_avx512(const uint8_t *codes, int n, const float *code, float absmax, float *out) {
     __m512 t = _mm512_mul_ps(_mm512_loadu_ps(code), _mm512_set1_ps(absmax));
     for (int i = 0; i < n; i += 16) {
-        __m512i bytes = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(codes + i / 2)));
-        __m512i index = _mm512_or_si512(_mm512_srli_epi64(bytes, 4), _mm512_slli_epi64(bytes, 32));
+        __m512i bytes =
+            _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(codes + i / 2)));
+        __m512i index =
+            _mm512_or_si512(_mm512_srli_epi64(bytes, 4), _mm512_slli_epi64(bytes, 32));
         _mm512_storeu_ps(out + i, _mm512_permutexvar_ps(index, t));
     }
 }
@@ -158,13 +169,16 @@ TARGET_AVX512 static inline void look_up_u16_avx512(const uint8_t *codes, int n,
                                                     uint16_t *out) {
     __m512i t = _mm512_broadcast_i64x4(table);
     for (int i = 0; i < n; i += 32) {
-        __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + i / 2)));
-        __m512i index = _mm512_or_si512(_mm512_srli_epi32(bytes, 4), _mm512_slli_epi32(bytes, 16));
+        __m512i bytes =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + i / 2)));
+        __m512i index =
+            _mm512_or_si512(_mm512_srli_epi32(bytes, 4), _mm512_slli_epi32(bytes, 16));
         _mm512_storeu_si512(out + i, _mm512_permutexvar_epi16(index, t));
     }
 }
 
-TARGET_AVX512 static void decode_avx512(const quant_view *view, int64_t b, int64_t n, int to, void *out) {
+TARGET_AVX512 static void decode_avx512(const quant_view *view, int64_t b, int64_t n, int to,
+                                        void *out) {
     const int block = view->block;
     for (int64_t k = 0; k < n; k++, b++) {
         const uint8_t *codes = view->codes + b * (block / 2);
@@ -172,7 +186,8 @@ TARGET_AVX512 static void decode_avx512(const quant_view *view, int64_t b, int64
             look_up_f32_avx512(codes, block, view->code, quant_view_absmax(view, b),
                                (float *)out + k * block);
         else
-            look_up_u16_avx512(codes, block, make_table_u16(view, b, to), (uint16_t *)out + k * block);
+            look_up_u16_avx512(codes, block, make_table_u16(view, b, to),
+                               (uint16_t *)out + k * block);
     }
 }
 #endif

@@ -1,9 +1,9 @@
 /* simd.h: which instruction set the hot loops of quant/ use, decided once at run time.
  *
  * The binary is built for baseline x86-64; a loop worth it exists twice or three times and the
- * variant is picked by simd_get. All variants give the same bits: every function here is either
- * elementwise or reduces by maximum, and fused multiply-adds are written out, never contracted.
- * On other processors only the plain variant is compiled. */
+ * variant is picked by simd_get. All variants give the same bits: every function here is
+ * either elementwise or reduces by maximum, and fused multiply-adds are written out, never
+ * contracted. On other processors only the plain variant is compiled. */
 #ifndef NIBBLE_QUANT_SIMD_H
 #define NIBBLE_QUANT_SIMD_H
 
@@ -19,8 +19,8 @@ simd_level simd_get(void);
 void simd_limit(simd_level limit);
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define SIMD_X86 1
-#define TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define SIMD_X86      1
+#define TARGET_AVX2   __attribute__((target("avx2,fma,f16c")))
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")))
 #else
 #define SIMD_X86 0
@@ -32,8 +32,12 @@ void simd_limit(simd_level limit);
  * baseline and for AVX2, chosen per call. The compiler vectorizes; no intrinsics needed. */
 #define SIMD_INLINE static inline __attribute__((always_inline))
 #define SIMD_TWICE(name, parameters, arguments)                                               \
-    static void name##_plain parameters { name##_body arguments; }                            \
-    TARGET_AVX2 static void name##_avx2 parameters { name##_body arguments; }                 \
+    static void name##_plain parameters {                                                     \
+        name##_body arguments;                                                                \
+    }                                                                                         \
+    TARGET_AVX2 static void name##_avx2 parameters {                                          \
+        name##_body arguments;                                                                \
+    }                                                                                         \
     void name parameters {                                                                    \
         if (simd_get() >= SIMD_AVX2)                                                          \
             name##_avx2 arguments;                                                            \

@@ -19,14 +19,15 @@
 #include <cmocka.h>
 
 /* Fails the running test with the message of a failed call. */
-#define assert_ok(call)                                                                          \
-    do {                                                                                         \
-        if ((call) != STATUS_OK) fail_msg("%s: %s", #call, status_message());                    \
+#define assert_ok(call)                                                                       \
+    do {                                                                                      \
+        if ((call) != STATUS_OK) fail_msg("%s: %s", #call, status_message());                 \
     } while (0)
 
 typedef struct golden {
     json_t *header;
-    char *data; /* all tensors, each moved to a multiple of 64 bytes: files do not align them */
+    char
+        *data; /* all tensors, each moved to a multiple of 64 bytes: files do not align them */
 } golden;
 
 typedef struct golden_tensor {
@@ -109,8 +110,8 @@ static inline int golden_has(const golden *g, const char *name) {
 }
 
 /* The tensor of that name (printf format); the test fails if it is absent. */
-__attribute__((format(printf, 2, 3))) static inline golden_tensor golden_get(const golden *g,
-                                                                              const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static inline golden_tensor
+golden_get(const golden *g, const char *format, ...) {
     char name[256];
     va_list args;
     va_start(args, format);
@@ -119,7 +120,8 @@ __attribute__((format(printf, 2, 3))) static inline golden_tensor golden_get(con
     json_t *entry = json_object_get(g->header, name);
     if (!entry) fail_msg("golden has no tensor \"%s\"", name);
     json_t *shape = json_object_get(entry, "shape");
-    golden_tensor t = {.dtype = json_string_value(json_object_get(entry, "dtype")), .count = 1};
+    golden_tensor t = {.dtype = json_string_value(json_object_get(entry, "dtype")),
+                       .count = 1};
     t.rank = (int)json_array_size(shape);
     assert_true(t.rank <= 4);
     for (int i = 0; i < t.rank; i++) {
