@@ -1,6 +1,7 @@
 /* planner.c: see planner.h. What each choice costs is found by making the plan again, with the same
  * code; that is how `auto` chooses and how remedies are checked before they are offered. */
 #include "autograd/planner.h"
+#include "autograd/pager.h"
 #include "common/alloc.h"
 #include "common/checked.h"
 
@@ -96,8 +97,8 @@ static int64_t place_offloaded(schedule *s, int64_t align) {
     return end;
 }
 
-/* What one run costs at capacity, by walking its steps and its page visits. */
-static void count_costs(plan *p, program_plan *q, const backend_rates *rates) {
+/* What one run costs at capacity, by walking its steps. */
+static void count_costs(program_plan *q, const backend_rates *rates) {
     const schedule *s = &q->schedule;
     for (size_t n = 0; n < s->step_count; n++) {
         op_shape shape;
@@ -108,12 +109,6 @@ static void count_costs(plan *p, program_plan *q, const backend_rates *rates) {
     }
     for (size_t i = 0; i < s->move_count; i++)
         *(s->moves[i].out ? &q->moved_out : &q->moved_in) += s->buffers[s->moves[i].from].bytes;
-    for (size_t i = 0; i < s->use_count; i++) {
-        int32_t id = s->uses[i].page;
-        if (p->pages[id].tier == TIER_DEVICE) continue;
-        *(p->pages[id].tier == TIER_DISK ? &q->disk_read : &q->moved_in) += p->table->pages[id].bytes;
-        if (s->uses[i].written) q->moved_out += p->table->pages[id].bytes;
-    }
     if (!rates || rates->gemm_flops <= 0) return;
     double compute = q->flops / rates->gemm_flops + q->bytes / rates->copy_bytes;
     double moved = (double)(q->moved_in + q->moved_out) / rates->host_bytes;
@@ -121,7 +116,38 @@ static void count_costs(plan *p, program_plan *q, const backend_rates *rates) {
     q->seconds = compute > moved ? compute : moved;
 }
 
-static status plan_program(plan *p, int i, const program *pr, int kept_layers, const backend_rates *rates) {
+/* Page traffic of a run that follows one like it, by letting the pager take its decisions on
+ * addresses that nobody touches. */
+static status rehearse_pages(plan *p, program_plan *q, backend *rehearsal) {
+    static char *const nowhere = (char *)4096;
+    pager *g;
+    pager_traffic before = {0}, after = {0};
+    TRY(pager_open(&g, rehearsal, p, nowhere, nowhere, NULL));
+    status s = STATUS_OK;
+    for (int turn = 0; turn < 2 && s == STATUS_OK; turn++) {
+        before = after;
+        after = (pager_traffic){0};
+        pager_begin(g, &q->schedule);
+        for (int32_t n = 0; n < (int32_t)q->schedule.step_count && s == STATUS_OK; n++) s = pager_step(g, n);
+        pager_end(g);
+        for (int c = 0; c < MEM_CLASS_COUNT; c++) {
+            pager_traffic t = pager_traffic_of(g, (mem_class)c);
+            after.in_bytes += t.in_bytes;
+            after.out_bytes += t.out_bytes;
+            after.disk_bytes += t.disk_bytes;
+        }
+    }
+    q->first_in = before.in_bytes;
+    q->disk_read = after.disk_bytes - before.disk_bytes;
+    q->pages_in = after.in_bytes - before.in_bytes;
+    q->pages_out = after.out_bytes - before.out_bytes;
+    q->moved_in += q->pages_in - q->disk_read;
+    q->moved_out += q->pages_out;
+    pager_close(g);
+    return s;
+}
+
+static status plan_program(plan *p, int i, const program *pr, int kept_layers) {
     program_plan *q = &p->programs[i];
     q->program = pr;
     int layers = program_layers(pr);
@@ -135,12 +161,11 @@ static status plan_program(plan *p, int i, const program *pr, int kept_layers, c
     q->transient_bytes = schedule_place(&q->schedule, align_of(p));
     if (q->transient_bytes < 0) return STATUS_MEMORY;
     q->offload_bytes = place_offloaded(&q->schedule, align_of(p));
-    count_costs(p, q, rates);
     return STATUS_OK;
 }
 
 static status attempt(plan **out, backend *b, const parameter_table *table, const program *const *programs,
-                      int count, const plan_policy *policy, int kept_layers, const backend_rates *rates) {
+                      int count, const plan_policy *policy, int kept_layers) {
     plan *p = *out = mem_alloc(sizeof *p, "a plan");
     if (!p) return STATUS_MEMORY;
     p->table = table, p->backend = b, p->policy = *policy, p->program_count = count;
@@ -151,7 +176,7 @@ static status attempt(plan **out, backend *b, const parameter_table *table, cons
     if (s == STATUS_OK) place_pages(p);
     int64_t transient = 0, offload = 0, peaks[MEM_CLASS_COUNT] = {0};
     for (int i = 0; i < count && s == STATUS_OK; i++) {
-        s = plan_program(p, i, programs[i], programs[i]->backward ? kept_layers : -1, rates);
+        s = plan_program(p, i, programs[i], programs[i]->backward ? kept_layers : -1);
         if (s != STATUS_OK) break;
         transient = max_i64(transient, p->programs[i].transient_bytes);
         offload = max_i64(offload, p->programs[i].offload_bytes);
@@ -196,14 +221,13 @@ typedef struct request {
     const parameter_table *table;
     const program *const *programs;
     int count;
-    const backend_rates *rates;
     int64_t least; /* smallest excess seen */
 } request;
 
 /* Plans; *fits tells whether it is within the budgets, and *out is only kept if so. */
 static status consider(request *r, const plan_policy *policy, int kept, plan **out, bool *fits) {
     plan *p;
-    TRY(attempt(&p, r->b, r->table, r->programs, r->count, policy, kept, r->rates));
+    TRY(attempt(&p, r->b, r->table, r->programs, r->count, policy, kept));
     int64_t over = excess(p);
     *fits = over <= 0;
     if (over < r->least) r->least = over;
@@ -294,13 +318,33 @@ static void remedies(request *r, const plan_policy *policy, char *text, size_t b
         snprintf(text, bytes, "a smaller sequence_len or micro_batch_size (no placement of this one fits)");
 }
 
+/* FLOPs, traffic and time of every program. */
+static status price(plan *p, const backend_rates *rates) {
+    backend *rehearsal;
+    TRY(backend_rehearsal_open(&rehearsal, p->backend));
+    status s = STATUS_OK;
+    for (int i = 0; i < p->program_count && s == STATUS_OK; i++) {
+        s = rehearse_pages(p, &p->programs[i], rehearsal);
+        if (s == STATUS_OK) count_costs(&p->programs[i], rates);
+    }
+    rehearsal->table->close(rehearsal);
+    return s;
+}
+
 status plan_make(plan **out, backend *b, const parameter_table *table, const program *const *programs,
                  int count, const plan_policy *policy, const backend_rates *rates) {
     *out = NULL;
-    request r = {b, table, programs, count, rates, INT64_MAX};
+    request r = {b, table, programs, count, INT64_MAX};
     bool fits;
     TRY(choose(&r, policy, out, &fits));
-    if (fits) return STATUS_OK;
+    if (fits) {
+        status s = price(*out, rates);
+        if (s != STATUS_OK) {
+            plan_free(*out);
+            *out = NULL;
+        }
+        return s;
+    }
     int64_t missing = r.least;
     char text[512];
     remedies(&r, policy, text, sizeof text);

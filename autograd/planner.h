@@ -37,7 +37,9 @@ typedef struct program_plan {
     int64_t transient_bytes; /* device */
     int64_t offload_bytes;   /* host */
     double flops, bytes;     /* of one run at capacity */
-    int64_t moved_in, moved_out, disk_read; /* bytes of one run at capacity, steady state */
+    int64_t pages_in, pages_out;  /* page bytes of a run that follows one like it; disk_read of them from disk */
+    int64_t first_in;             /* page bytes of the first run */
+    int64_t moved_in, moved_out, disk_read; /* with offloaded activations, at capacity */
     double seconds;          /* predicted for one run at capacity; 0 without rates */
 } program_plan;
 
