@@ -133,9 +133,10 @@ static op_case case_of(const char *name, sizes s, const int32_t *starts, int64_t
         .ints = {[ATTENTION_STARTS] = starts},
         .gradients = 1u << ATTENTION_QKV,
         .gouts = 1u << ATTENTION_Y,
-        .k_forward =
-            32, /* products of D terms, then exp, which turns s's error |s| u into e^s's */
-        .k_backward = 64, /* and sums over the group's rows */
+        /* sums of D terms, then exp, which turns the error of s into |s| times that of e^s;
+         * the backward sums over the group's rows as well */
+        .k_forward = 32 + s.dim / 4,
+        .k_backward = 64 + s.dim / 2,
     };
 }
 
