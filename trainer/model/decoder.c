@@ -2,17 +2,13 @@
  * programs.c's matter, the values weights.c's and lora.c's. */
 #include "trainer/model/decoder.h"
 #include "common/alloc.h"
+#include "quant/adamw.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-enum {
-    OPTIMIZER_8BIT_MIN =
-        4096, /* elements; smaller tensors keep 32-bit moments (bitsandbytes) */
-    OPTIMIZER_8BIT_BLOCK = 256,
-    NAME_MAX_BYTES = 128,
-};
+enum { NAME_MAX_BYTES = 128 };
 
 static status add(decoder *d, tensor_format f, mem_class class, int32_t group,
                   parameter_id *out, const char *format, ...)
@@ -37,8 +33,7 @@ static status add_moments(decoder *d, trainable *t, const char *name) {
     TRY(add(d, moment, MEM_OPTIMIZER, t->layer, &t->v, "%s.v", name));
     t->absmax1 = t->absmax2 = PARAMETER_NONE;
     if (t->bits == 32) return STATUS_OK;
-    tensor_format scales =
-        format_of(DTYPE_F32, 1, (n + OPTIMIZER_8BIT_BLOCK - 1) / OPTIMIZER_8BIT_BLOCK);
+    tensor_format scales = format_of(DTYPE_F32, 1, (n + ADAMW8_BLOCK - 1) / ADAMW8_BLOCK);
     TRY(add(d, scales, MEM_OPTIMIZER, t->layer, &t->absmax1, "%s.absmax1", name));
     return add(d, scales, MEM_OPTIMIZER, t->layer, &t->absmax2, "%s.absmax2", name);
 }
@@ -53,7 +48,7 @@ static status add_trainable(decoder *d, parameter_id working, int32_t layer, boo
                    .rows = p->format.rows,
                    .cols = p->format.cols,
                    .working = working};
-    bool small = t.rows * t.cols < OPTIMIZER_8BIT_MIN;
+    bool small = t.rows * t.cols < ADAMW8_LEAST;
     t.bits = d->options.optimizer_bits == 8 && !small ? 8 : 32;
     tensor_format f = format_of(DTYPE_F32, t.rows, t.cols);
     TRY(add(d, f, MEM_GRADIENT, -1, &t.gradient, "%s.grad", name));
@@ -236,6 +231,12 @@ status decoder_read_sums(const decoder *d, engine *e, double total[2], double *s
     for (size_t i = 0; squares && i < d->trainable_count; i++)
         TRY(engine_store(e, d->trainables[i].square, &squares[i], 0, sizeof(double)));
     return STATUS_OK;
+}
+
+status decoder_load_tables(const decoder *d, engine *e) {
+    int64_t bytes = d->config->head_dim / 2 * (int64_t)sizeof(float);
+    TRY(engine_load(e, d->inv_freq, d->config->inv_freq, 0, bytes));
+    return decoder_clear_total(d, e);
 }
 
 status decoder_clear_total(const decoder *d, engine *e) {

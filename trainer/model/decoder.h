@@ -123,6 +123,9 @@ status decoder_record_norm(const decoder *d, program **out);
 
 /* Reads total and, unless NULL, squares [trainable_count] from the device. */
 status decoder_read_sums(const decoder *d, engine *e, double total[2], double *squares);
+/* Writes what is neither the base's nor the adapter's: the rope table, zero totals. Once,
+ * after engine_open. */
+status decoder_load_tables(const decoder *d, engine *e);
 /* Zeroes d->total before a group. */
 status decoder_clear_total(const decoder *d, engine *e);
 
