@@ -64,7 +64,7 @@ void *mem_resize(void *block, size_t bytes, const char *what) {
 int mem_grow(void *items_pointer, size_t *capacity, size_t need, size_t size, const char *what) {
     if (need <= *capacity) return 0;
     size_t wanted = *capacity ? *capacity * 2 : 16;
-    while (wanted < need) wanted *= 2;
+    while (wanted < need) wanted = wanted > SIZE_MAX / 2 ? need : wanted * 2;
     uint64_t bytes;
     if (!checked_mul_u64(wanted, size, &bytes)) {
         status_fail(STATUS_MEMORY, "out of memory: %zu x %zu bytes for %s", wanted, size, what);

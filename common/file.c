@@ -43,14 +43,15 @@ int file_fault(void) {
 status file_open(file *f, const char *path) {
     memset(f, 0, sizeof *f);
     f->fd = -1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hang here */
     if (fd < 0) return status_fail(STATUS_IO, "%s: cannot open: %s", path, strerror(errno));
     struct stat st;
-    if (fstat(fd, &st) != 0 || S_ISDIR(st.st_mode)) {
-        int e = errno;
+    int e = fstat(fd, &st) != 0 ? errno : 0;
+    if (e || !S_ISREG(st.st_mode)) {
         close(fd);
-        if (S_ISDIR(st.st_mode)) return status_fail(STATUS_IO, "%s: is a folder", path);
-        return status_fail(STATUS_IO, "%s: cannot stat: %s", path, strerror(e));
+        if (e) return status_fail(STATUS_IO, "%s: cannot stat: %s", path, strerror(e));
+        return status_fail(STATUS_IO, "%s: is %s", path,
+                           S_ISDIR(st.st_mode) ? "a folder" : "not a plain file");
     }
     f->path = mem_strdup(path);
     if (!f->path) {
@@ -102,13 +103,16 @@ status file_read_all(const char *path, int64_t limit, char **out, size_t *bytes)
 /* ---- writing ---- */
 static status open_for_write(file *f, const char *path, int flags) {
     memset(f, 0, sizeof *f);
-    f->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0666);
-    if (f->fd < 0) return status_fail(STATUS_IO, "%s: cannot create: %s", path, strerror(errno));
-    f->path = mem_strdup(path);
-    if (!f->path) {
-        close(f->fd);
-        f->fd = -1;
-        return STATUS_MEMORY;
+    f->fd = -1;
+    f->path = mem_strdup(path); /* first: a failure must not leave an empty file behind */
+    if (!f->path) return STATUS_MEMORY;
+    f->fd = open(path, O_WRONLY | O_CLOEXEC | flags, 0666);
+    if (f->fd < 0) {
+        int e = errno;
+        mem_free(f->path);
+        f->path = NULL;
+        return status_fail(STATUS_IO, "%s: cannot %s: %s", path, flags ? "create" : "open",
+                           strerror(e));
     }
     struct stat st;
     if (fstat(f->fd, &st) == 0) f->size = st.st_size;
@@ -116,18 +120,24 @@ static status open_for_write(file *f, const char *path, int flags) {
 }
 
 status file_create(file *f, const char *path, bool exclusive) {
-    return open_for_write(f, path, exclusive ? O_EXCL : O_TRUNC);
+    return open_for_write(f, path, O_CREAT | (exclusive ? O_EXCL : O_TRUNC));
 }
 
-status file_open_append(file *f, const char *path) { return open_for_write(f, path, O_APPEND); }
+status file_open_append(file *f, const char *path) {
+    return open_for_write(f, path, O_CREAT | O_APPEND);
+}
+
+status file_open_update(file *f, const char *path) { return open_for_write(f, path, 0); }
 
 /* offset < 0: write(2) at the file's position */
 static status write_fully(file *f, const void *data, size_t bytes, int64_t offset) {
     size_t done = 0;
+    bool interrupted = false; /* an injected EINTR comes once, or it would never end */
     while (done < bytes) {
         size_t want = bytes - done;
         const char *from = (const char *)data + done;
-        int fault = file_fault();
+        int fault = interrupted ? 0 : file_fault();
+        interrupted = fault == EINTR;
         ssize_t n;
         if (fault == FILE_FAULT_SHORT && want > 1) want--, fault = 0;
         if (fault > 0)
@@ -137,9 +147,9 @@ static status write_fully(file *f, const void *data, size_t bytes, int64_t offse
         else
             n = pwrite(f->fd, from, want, offset + (int64_t)done);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0)
+        if (n <= 0)
             return status_fail(STATUS_IO, "%s: writing %zu bytes: %s", f->path, bytes,
-                               strerror(errno));
+                               n < 0 ? strerror(errno) : "nothing was taken");
         done += (size_t)n;
     }
     return STATUS_OK;
@@ -166,6 +176,8 @@ static status sync_fd(int fd, const char *path) {
 }
 
 status file_sync(file *f) { return sync_fd(f->fd, f->path); }
+
+void file_forget(const file *f) { posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED); }
 
 status file_close(file *f) {
     status s = STATUS_OK;

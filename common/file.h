@@ -19,16 +19,20 @@ typedef struct file {
     int64_t size; /* bytes at open; for written files the bytes so far */
 } file;
 
-/* Opens for reading. Directories are refused. */
+/* Opens for reading. Only plain files: folders, pipes and devices are refused. */
 status file_open(file *f, const char *path);
 /* Exactly `bytes` from `offset`; a shorter file is an error that names the offset. Thread-safe. */
 status file_read_at(const file *f, void *out, size_t bytes, int64_t offset);
 /* Creates (O_EXCL when `exclusive`, else truncates) for writing at its end. */
 status file_create(file *f, const char *path, bool exclusive);
 status file_open_append(file *f, const char *path); /* creates when absent; each write is one write(2) */
+/* Opens an existing file for file_write_at, keeping what is in it. */
+status file_open_update(file *f, const char *path);
 status file_write(file *f, const void *data, size_t bytes);
 status file_write_at(file *f, const void *data, size_t bytes, int64_t offset);
 status file_sync(file *f);
+/* Asks the system to forget its cached copy of what is synced, so that reading asks the disk. */
+void file_forget(const file *f);
 /* Closes; after a write error the close is still done. A closed or zeroed file may be closed. */
 status file_close(file *f);
 

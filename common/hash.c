@@ -1,6 +1,7 @@
 /* hash.c: xxhash behind our allocator. */
 #include "common/hash.h"
 #include "common/alloc.h"
+#include "common/status.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@ hash_stream *hash_open(void) {
     h->state = XXH3_createState();
     if (!h->state) {
         mem_free(h);
+        status_fail(STATUS_MEMORY, "out of memory for a hash");
         return NULL;
     }
     XXH3_128bits_reset(h->state);
