@@ -121,13 +121,9 @@ static int64_t interval(config_strategy strategy, double steps, double per_epoch
                         int64_t total_steps, int64_t steps_per_epoch) {
     if (strategy == STRATEGY_NO) return 0;
     if (strategy == STRATEGY_EPOCH) return steps_per_epoch;
-    if (!isnan(steps)) {
-        if (steps <= 0) return 0;
-        return (int64_t)ceil(steps < 1 ? steps * (double)total_steps : steps);
-    }
-    if (isnan(per_epoch)) return steps_per_epoch;
-    if (per_epoch <= 0) return 0;
-    return (int64_t)ceil((double)steps_per_epoch / per_epoch);
+    if (steps > 0) return (int64_t)ceil(steps < 1 ? steps * (double)total_steps : steps);
+    if (per_epoch > 0) return (int64_t)ceil((double)steps_per_epoch / per_epoch);
+    return steps == 0 || per_epoch == 0 ? 0 : steps_per_epoch; /* neither for NAN */
 }
 
 int64_t config_save_interval(const config *c, int64_t total_steps, int64_t steps_per_epoch) {
