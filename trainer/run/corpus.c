@@ -1,0 +1,149 @@
+/* corpus.c: see corpus.h. */
+#include "trainer/run/corpus.h"
+#include "common/alloc.h"
+#include "common/hash.h"
+
+#include <string.h>
+
+static const learn_ends ends_of[] = {[TRAIN_ON_AUTO] = ENDS_TURN, [TRAIN_ON_ALL] = ENDS_ALL,
+                                     [TRAIN_ON_TURN] = ENDS_TURN, [TRAIN_ON_LAST] = ENDS_LAST,
+                                     [TRAIN_ON_NONE] = ENDS_NONE};
+static const long_rows long_of[] = {[EXCESS_TRUNCATE] = LONG_TRUNCATE, [EXCESS_DROP] = LONG_DROP,
+                                    [EXCESS_RAISE] = LONG_FAIL};
+
+/* The row's name of a template's property: message_property_mappings. */
+static const char *mapped(const dataset_config *d, const char *property) {
+    for (size_t i = 0; i < d->message_property_mappings.count; i++)
+        if (!strcmp(d->message_property_mappings.items[i].key, property))
+            return d->message_property_mappings.items[i].value;
+    return NULL;
+}
+
+static void source_of(const dataset_config *d, dataset_source *s, role_names *roles) {
+    const dataset_prompt *p = &d->prompt;
+    *s = (dataset_source){.path = d->path,
+                          .name = d->name,
+                          .files = (const char *const *)d->data_files.items,
+                          .file_count = d->data_files.count,
+                          .type = d->type,
+                          .custom_prompt = d->type_is_mapping,
+                          .split = d->split,
+                          .ds_type = d->ds_type,
+                          .field = d->field,
+                          .train_on_eos = ends_of[d->train_on_eos],
+                          .train_on_eot = ends_of[d->train_on_eot],
+                          .chat_template = d->chat_template,
+                          .shards = d->shards == CONFIG_NOT_SET ? 0 : d->shards,
+                          .shard = d->shards_idx == CONFIG_NOT_SET ? 0 : d->shards_idx};
+    s->prompt = (prompt_format){.field_instruction = p->field_instruction, .field_input = p->field_input,
+                                .field_output = p->field_output, .field_system = p->field_system,
+                                .format = p->format, .no_input_format = p->no_input_format,
+                                .system_format = p->system_format, .system_prompt = p->system_prompt};
+    for (size_t i = 0; i < d->roles.count; i++)
+        roles[i] = (role_names){d->roles.items[i].key, (const char *const *)d->roles.items[i].values.items,
+                                d->roles.items[i].values.count};
+    s->chat = (chat_fields){.messages = d->field_messages,
+                            .role = mapped(d, "role"),
+                            .content = mapped(d, "content"),
+                            .thinking = mapped(d, "reasoning_content"),
+                            .training = d->message_field_training,
+                            .roles = roles,
+                            .role_count = d->roles.count,
+                            .roles_to_train = (const char *const *)d->roles_to_train.items,
+                            .train_count = d->roles_to_train.count,
+                            .drop_system_message = d->drop_system_message};
+}
+
+static status open_list(dataset *out, const dataset_list *list, const dataset_options *o) {
+    size_t most = 1;
+    for (size_t i = 0; i < list->count; i++) most += list->items[i].roles.count;
+    dataset_source *sources = mem_alloc_array(list->count + 1, sizeof *sources, "datasets");
+    role_names *roles = mem_alloc_array(most, sizeof *roles, "datasets");
+    status s = sources && roles ? STATUS_OK : STATUS_MEMORY;
+    size_t used = 0;
+    for (size_t i = 0; s == STATUS_OK && i < list->count; i++) {
+        source_of(&list->items[i], &sources[i], roles + used);
+        used += list->items[i].roles.count;
+    }
+    if (s == STATUS_OK) s = dataset_open(out, sources, list->count, o);
+    mem_free(sources);
+    mem_free(roles);
+    return s;
+}
+
+status corpus_open(corpus *out, const config *c, const tokenizer *tok, const char *tokenizer_folder,
+                   int32_t vocabulary) {
+    memset(out, 0, sizeof *out);
+    dataset_options o = {.tokenizer = tok,
+                         .tokenizer_folder = tokenizer_folder,
+                         .bos_token = c->special_tokens.bos_token,
+                         .eos_token = c->special_tokens.eos_token,
+                         .vocabulary = vocabulary,
+                         .chat_template = c->chat_template,
+                         .train_on_inputs = c->train_on_inputs,
+                         .sequence_len = c->sequence_len,
+                         .long_rows = long_of[c->excess_length_strategy],
+                         .skip_bad_rows = c->on_bad_row == BAD_ROW_SKIP,
+                         .deduplicate = c->dataset_exact_deduplication,
+                         .shuffle = c->shuffle_merged_datasets,
+                         .held_out = c->val_set_size,
+                         .seed = (uint64_t)c->seed,
+                         .prepared = c->dataset_prepared_path};
+    out->options = o;
+    TRY(open_list(&out->train, &c->datasets, &o));
+    if (!c->test_datasets.count) return STATUS_OK;
+    o.held_out = 0;
+    o.shuffle = false;
+    o.keep_untargeted = false;
+    status s = open_list(&out->test, &c->test_datasets, &o);
+    out->has_test = s == STATUS_OK;
+    if (s != STATUS_OK) {
+        dataset_close(&out->train);
+        return status_prefix(s, "test_datasets");
+    }
+    return STATUS_OK;
+}
+
+void corpus_close(corpus *c) {
+    dataset_close(&c->train);
+    dataset_close(&c->test);
+    memset(c, 0, sizeof *c);
+}
+
+const row_set *corpus_held_out(const corpus *c) {
+    if (c->has_test) return &c->test.train;
+    return c->train.held_out.count ? &c->train.held_out : NULL;
+}
+
+void corpus_identity(const row_set *rows, char text[33]) {
+    hash128 parts[3];
+    int64_t n = rows->count ? rows->offsets[rows->count] : 0;
+    parts[0] = hash_bytes(rows->ids, (size_t)n * sizeof *rows->ids);
+    parts[1] = hash_bytes(rows->labels, (size_t)n * sizeof *rows->labels);
+    parts[2] = hash_bytes(rows->offsets, rows->count ? (size_t)(rows->count + 1) * sizeof *rows->offsets : 0);
+    hash_format(hash_bytes(parts, sizeof parts), text);
+}
+
+loader_options corpus_train_options(const config *c) {
+    return (loader_options){.sequence_len = c->sequence_len,
+                            .micro_batch_size = (int)c->micro_batch_size,
+                            .accumulation = (int)c->gradient_accumulation_steps,
+                            .num_epochs = c->num_epochs,
+                            .max_steps = c->max_steps == CONFIG_NOT_SET ? 0 : c->max_steps,
+                            .packing = c->sample_packing,
+                            .shuffle = !c->curriculum_sampling,
+                            .group_by_length = c->group_by_length,
+                            .sequential = c->sample_packing_sequentially,
+                            .seed = (uint64_t)c->seed};
+}
+
+loader_options corpus_eval_options(const config *c) {
+    return (loader_options){.sequence_len = c->sequence_len,
+                            .micro_batch_size = (int)c->micro_batch_size,
+                            .accumulation = 1,
+                            .num_epochs = 1,
+                            .packing = c->eval_sample_packing == SWITCH_ON,
+                            .shuffle = false,
+                            .drop_nothing = true,
+                            .seed = (uint64_t)c->seed};
+}

@@ -1,0 +1,30 @@
+/* corpus.h: from the configuration's data keys to prepared rows: the only place that knows both. */
+#ifndef NIBBLE_TRAINER_RUN_CORPUS_H
+#define NIBBLE_TRAINER_RUN_CORPUS_H
+
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "trainer/run/config.h"
+
+typedef struct corpus {
+    dataset train;    /* .held_out: val_set_size of `datasets` */
+    dataset test;     /* of test_datasets; its .train holds the rows */
+    bool has_test;
+    dataset_options options; /* as used */
+} corpus;
+
+/* tok may be NULL only if every row is tokenized. vocabulary: the model's. */
+status corpus_open(corpus *out, const config *c, const tokenizer *tok, const char *tokenizer_folder,
+                   int32_t vocabulary);
+void corpus_close(corpus *c);
+
+/* The rows to evaluate on; NULL when there are none. */
+const row_set *corpus_held_out(const corpus *c);
+/* Identity of the training rows: XXH3-128 over ids, labels and lengths; 32 hex digits. */
+void corpus_identity(const row_set *rows, char text[33]);
+
+/* Loader options for training, and for evaluation (in order, every row once). */
+loader_options corpus_train_options(const config *c);
+loader_options corpus_eval_options(const config *c);
+
+#endif

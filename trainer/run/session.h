@@ -1,0 +1,76 @@
+/* session.h: what every verb that touches a model has open: back end, model, decoder, programs,
+ * plan, engine. Opened in the order in which things can be known, each step a function, so that
+ * `plan` stops before memory is reserved and `check` before weights are read. */
+#ifndef NIBBLE_TRAINER_RUN_SESSION_H
+#define NIBBLE_TRAINER_RUN_SESSION_H
+
+#include "autograd/execute.h"
+#include "data/tokenizer.h"
+#include "trainer/model/decoder.h"
+#include "trainer/model/lora.h"
+#include "trainer/model/weights.h"
+#include "trainer/run/config.h"
+
+typedef enum session_program {
+    PROGRAM_TRAIN,
+    PROGRAM_EVALUATE,
+    PROGRAM_GENERATE,
+    PROGRAM_NORM,
+    PROGRAM_UPDATE,
+    SESSION_PROGRAMS
+} session_program;
+
+/* What to open. */
+typedef struct session_request {
+    const char *model_folder;
+    const char *adapter_folder; /* NULL: config's adapter keys say what is made anew */
+    bool train;                 /* gradients and optimizer states; else adapters as they are */
+    int threads;                /* 0: all */
+    bool pattern;               /* fill the arenas with a pattern, to observe the high-water mark */
+    unsigned programs;          /* bit per session_program */
+    int64_t train_capacity, evaluate_capacity; /* rows */
+    generate_shape generate;
+} session_request;
+
+typedef struct session {
+    const config *c;
+    session_request request;
+    backend *b;
+    dtype compute;
+    backend_rates rates;
+    model_config model;
+    weights w;
+    bool model_open, weights_open;
+    peft_adapter adapter;
+    bool adapter_open;
+    lora_spec lora;
+    decoder *d;
+    program *programs[SESSION_PROGRAMS]; /* NULL: not asked for */
+    int index[SESSION_PROGRAMS];         /* in the plan */
+    int64_t capacity;                    /* of the training program */
+    plan *plan;
+    file disk;                           /* the pages' file when the plan has the base on disk */
+    char *disk_path;                     /* to remove at the end; NULL: it is the user's cache */
+    engine *e;
+    tokenizer *tok;
+} session;
+
+/* Back end, config.json, headers of the weights, adapter, decoder: STATUS_MODEL and STATUS_USAGE. */
+status session_open(session *s, const config *c, const session_request *r);
+/* Reads the tokenizer and checks that its ids fit the model's vocabulary. */
+status session_open_tokenizer(session *s);
+/* Records the programs and plans them: STATUS_MEMORY with remedies. */
+status session_plan(session *s);
+/* Reserves memory, loads the base (from the folder or the quantized cache), then the adapter. */
+status session_load(session *s);
+void session_close(session *s); /* zeroed or half-open ones are fine */
+
+/* What must be equal for bit-exactness: back end, device, instruction set, libraries, threads,
+ * compute type. One line. */
+void session_fingerprint(const session *s, char *text, size_t bytes);
+
+/* Bytes outside the arenas that a run of this kind takes (libraries, tokenizer, rows); an estimate
+ * that the plan prints as `outside`. */
+int64_t session_outside(int64_t dataset_bytes);
+
+#endif
