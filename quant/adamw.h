@@ -48,9 +48,9 @@ void adamw32_update(float *p, float *m, float *v, const float *g, int64_t n,
  *   sign of map1[c1], c1 moves to the neighbour on s1's side (zero counts as positive)
  * with 1-beta taken in fp32 and every operation rounded on its own (that kernel contracts some
  * into fma, its build uses fast math: same codes but for neighbours). The update uses the
- * states before they are rounded to codes. In a block whose squared gradients span more than
- * about seven decades the smallest round to v = 0 and their update explodes: the format's
- * weakness. */
+ * states before they are rounded to codes. In a block whose gradients span more than three and
+ * a half decades (squared: v below 1.6e-7 of its block's largest) the smallest v rounds to 0
+ * and their next update explodes: the format's weakness. */
 void adamw8_update(float *p, uint8_t *codes1, float *absmax1, uint8_t *codes2, float *absmax2,
                    const float *g, int64_t n, const adamw_scalars *scalars);
 
