@@ -383,8 +383,9 @@ static void backward_all(unroll *u) {
         if (it->mode == ACTIVATIONS_OFFLOAD && it->t->carry_in >= 0) {
             int32_t fence = i + 1 < u->count ? u->items[i + 1].end_step : it->end_step;
             if (fence > previous) fence = previous;
-            offload(u, it, fence, previous, mine, restored);
-            for (size_t s = 0; s < it->t->slot_count; s++)
+            bool gains = fence > it->end_step; /* else it is needed again at once */
+            if (gains) offload(u, it, fence, previous, mine, restored);
+            for (size_t s = 0; gains && s < it->t->slot_count; s++)
                 if (restored[s] >= 0) it->value[s] = restored[s];
         }
         flow = backward(u, it, flow, g);
