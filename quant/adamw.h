@@ -33,17 +33,20 @@ adamw_scalars adamw_scalars_make(double lr, double beta1, double beta2, double e
                                  double weight_decay, int64_t t);
 
 /* p, m, v, g are [n] and do not overlap. Bit-equal to torch.optim.AdamW(fused=True) on the
- * CPU: g *= grad_scale;  p *= decay;  m = fma(rest1, g-m, m);  v = fma(rest2*g, g, beta2*v) p
- * += (step*m) / (sqrt(v)/root2 + eps) (with beta1 <= 0.5, as torch's lerp does: m =
- * fma(rest1-1, g-m, g)). */
+ * CPU:
+ *   g *= grad_scale,  p *= decay
+ *   m = fma(rest1, g-m, m),  v = fma(rest2*g, g, beta2*v)
+ *   p += (step*m) / (sqrt(v)/root2 + eps)
+ * and with beta1 <= 0.5, as torch's lerp does, m = fma(rest1-1, g-m, g). */
 void adamw32_update(float *p, float *m, float *v, const float *g, int64_t n,
                     const adamw_scalars *scalars);
 
 /* The same with states in 8 bits: codes1 [n] in the signed dynamic map times absmax1
  * [ceil(n/256)], codes2 [n] in the unsigned map times absmax2. All zero is the initial state.
  * The layout and order of bitsandbytes' CUDA kernel (kOptimizerStatic8bit2StateBlockwise):
- *   s1 = map1[c1]*a1, s2 = map2[c2]*a2;  s2 = s2*beta2 + ((1-beta2)*g)*g;  s1 = s1*beta1 +
- * (1-beta1)*g p += step8 * (s1 / (sqrt(s2) + eps8));  then p *= decay: decay comes last here
+ *   s1 = map1[c1]*a1,  s2 = map2[c2]*a2
+ *   s2 = s2*beta2 + ((1-beta2)*g)*g,  s1 = s1*beta1 + (1-beta1)*g
+ *   p += step8 * (s1 / (sqrt(s2) + eps8)),  then p *= decay: decay comes last here
  *   a = largest |s| of the block; c = nearest code of s/a; if s1 < 0 does not agree with the
  *   sign of map1[c1], c1 moves to the neighbour on s1's side (zero counts as positive)
  * with 1-beta taken in fp32 and every operation rounded on its own (that kernel contracts some

@@ -4,9 +4,13 @@
  * across rows. Each block has its largest magnitude as an fp32 scale, each element the index
  * of the nearest of 16 levels:
  *
- *     element   0    1    2    3   ...  63 | 64 ...        value = level[nibble] * absmax[e /
- * 64] byte     [0 hi|lo] [1 hi|lo] ...     |               one fp32 multiply, one rounding to
- *     absmax   <---------- [0] ----------> | <-- [1] ...   the output type, to nearest even
+ *     element   0    1    2    3   ...  63 | 64 ...
+ *     byte     [0 hi|lo] [1 hi|lo]  ...     | [32 hi|lo] ...
+ *     absmax   <----------- [0] ----------> | <--- [1] ...
+ *
+ *     value = level[nibble] * absmax[element / 64]
+ *
+ * one fp32 multiplication and one rounding to the output type, to nearest even.
  *
  * The scales may be quantized themselves ("nested", double.h): then absmax[b] =
  * map2[absmax_codes[b]] * absmax2[b / 256] + offset, two roundings. 4.127 bits per weight.
@@ -66,9 +70,10 @@ const char *quant_type_name(quant_type type); /* "nf4", "fp4": bitsandbytes' spe
  * codes of 0, and where 1/absmax overflows (below 2.9e-39) zeros stay 0 and the rest becomes
  * +-absmax: subnormals are never flushed.
  * Blocks are independent: big tensors are streamed, or spread over threads, by calling this
- * for block-aligned ranges (codes + first/2, absmax + first/block). STATUS_MODEL if an element
- * is not finite, naming its index from x (the caller prefixes the tensor); STATUS_INTERNAL for
- * an impossible block. The outputs are then unspecified. */
+ * for block-aligned ranges (codes + first/2, absmax + first/block).
+ *
+ * STATUS_MODEL if an element is not finite, naming its index from x (the caller prefixes the
+ * tensor); STATUS_INTERNAL for an impossible block. The outputs are then unspecified. */
 status quant_quantize(quant_type type, const void *x, int dtype, int64_t count, int32_t block,
                       uint8_t *codes, float *absmax);
 
