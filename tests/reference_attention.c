@@ -143,6 +143,7 @@ static op_case case_of(const char *name, sizes s, const int32_t *starts, int64_t
 static void run_training(const op_suite *suite) {
     static const int32_t many[] = {0, 1, 3, 66, 130, 195}, one[] = {0, 200},
                          two[] = {0, 65, 128};
+    static const int32_t gaps[] = {0, 0, 66, 66, 71};
     op_case c = case_of("five documents", (sizes){4, 4, 16}, many, 5, 61);
     op_test(suite, &c);
     c = case_of("groups of four", (sizes){8, 2, 8}, one, 1, 0);
@@ -160,6 +161,8 @@ static void run_training(const op_suite *suite) {
     c = case_of("size 128", (sizes){2, 2, 128}, two, 2, 0);
     op_test(suite, &c);
     c = case_of("size 256", (sizes){1, 1, 256}, two, 2, 0);
+    op_test(suite, &c);
+    c = case_of("a group in two parts, empty documents", (sizes){6, 1, 16}, gaps, 4, 2);
     op_test(suite, &c);
     c = case_of("no document", (sizes){2, 1, 16}, (int32_t[]){0}, 0, 7);
     op_test(suite, &c);

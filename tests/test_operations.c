@@ -3,6 +3,7 @@
 #include "op_test.h"
 
 #include "common/alloc.h"
+#include "quant/simd.h"
 
 extern const op_suite suite_rmsnorm, suite_rope, suite_attention, suite_glu, suite_add;
 
@@ -11,9 +12,15 @@ static const op_suite *const suites[] = {
 };
 enum { SUITES = sizeof suites / sizeof *suites };
 
+/* With every instruction set of this processor, the plainest first. */
 static void test_suite(void **state) {
     const op_suite *suite = *state;
-    suite->run(suite);
+    simd_level best = simd_get();
+    for (int level = SIMD_NONE; level <= (int)best; level++) {
+        simd_limit((simd_level)level);
+        suite->run(suite);
+    }
+    simd_limit(SIMD_AVX512);
 }
 
 /* Runs last: no operation without a case, no differentiable input without a gradient check. */
