@@ -31,7 +31,7 @@ typedef enum config_switch { SWITCH_OFF, SWITCH_ON, SWITCH_AUTO } config_switch;
 
 typedef enum config_adapter { ADAPTER_FULL, ADAPTER_LORA, ADAPTER_QLORA } config_adapter;
 
-typedef enum config_quant_type { QUANT_NF4, QUANT_FP4 } config_quant_type;
+typedef enum config_quant_type { CONFIG_NF4, CONFIG_FP4 } config_quant_type;
 
 /* What the matrix products compute in; auto = bf16 where the hardware has it, else fp32. */
 typedef enum config_precision {
@@ -81,13 +81,13 @@ typedef enum config_offloading {
 } config_offloading;
 
 typedef enum config_activations {
-    ACTIVATIONS_AUTO,
-    ACTIVATIONS_KEEP,
-    ACTIVATIONS_RECOMPUTE,
-    ACTIVATIONS_OFFLOAD
+    CONFIG_ACTIVATIONS_AUTO,
+    CONFIG_ACTIVATIONS_KEEP,
+    CONFIG_ACTIVATIONS_RECOMPUTE,
+    CONFIG_ACTIVATIONS_OFFLOAD
 } config_activations;
 
-typedef enum config_base { BASE_AUTO, BASE_RESIDENT, BASE_HOST, BASE_DISK } config_base;
+typedef enum config_base { CONFIG_BASE_AUTO, CONFIG_BASE_RESIDENT, CONFIG_BASE_HOST, CONFIG_BASE_DISK } config_base;
 
 typedef enum config_states { STATES_AUTO, STATES_RESIDENT, STATES_PAGED } config_states;
 

@@ -7,7 +7,8 @@
 #include "trainer/run/metrics.h"
 #include "trainer/run/state.h"
 
-typedef struct run {
+typedef struct run run;
+struct run {
     const config *c;
     session s;
     corpus rows;
@@ -26,7 +27,8 @@ typedef struct run {
     int64_t steps_here, tokens_here;
     int64_t save_retry_at;     /* a save failed: try again at this step; -1 */
     bool stopped_early;
-} run;
+};
+
 
 /* Until the last step (STATUS_OK), a signal (saved; STATUS_INTERRUPTED), divergence (STATUS_DIVERGED)
  * or an error. */

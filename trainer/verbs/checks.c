@@ -197,11 +197,11 @@ static void fold_memory(config *c) {
     bool offload = c->gradient_checkpointing == CHECKPOINTING_OFFLOAD ||
                    c->gradient_checkpointing == CHECKPOINTING_OFFLOAD_DISK ||
                    c->activation_offloading != OFFLOADING_OFF;
-    if (m->activations != ACTIVATIONS_AUTO) return;
+    if (m->activations != CONFIG_ACTIVATIONS_AUTO) return;
     if (offload)
-        m->activations = ACTIVATIONS_OFFLOAD;
+        m->activations = CONFIG_ACTIVATIONS_OFFLOAD;
     else if (c->gradient_checkpointing == CHECKPOINTING_ON)
-        m->activations = ACTIVATIONS_RECOMPUTE;
+        m->activations = CONFIG_ACTIVATIONS_RECOMPUTE;
 }
 
 /* message_field_role: from  ->  message_property_mappings: {role: from} */

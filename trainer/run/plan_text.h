@@ -1,0 +1,21 @@
+/* plan_text.h: a plan for people and as JSON: memory by class and tier, disk, FLOPs, traffic, time. */
+#ifndef NIBBLE_TRAINER_RUN_PLAN_TEXT_H
+#define NIBBLE_TRAINER_RUN_PLAN_TEXT_H
+
+#include "common/json.h"
+#include "trainer/run/session.h"
+
+/* accumulation: micro-steps per optimizer step. The result is to be freed with mem_free / json_decref;
+ * NULL when out of memory. */
+char *plan_text(const session *s, int accumulation);
+json_t *plan_json(const session *s, int accumulation);
+
+/* FLOPs and predicted seconds of one optimizer step at capacity. */
+double plan_step_flops(const session *s, int accumulation);
+double plan_step_seconds(const session *s, int accumulation);
+
+/* "1.50 GiB", "12.0 MiB" */
+enum { BYTES_TEXT = 24 };
+const char *bytes_text(int64_t bytes, char text[BYTES_TEXT]);
+
+#endif

@@ -1,0 +1,173 @@
+/* train.c: see train.h. Opening and ending; the steps are loop.c's. */
+#include "trainer/run/train.h"
+#include "common/alloc.h"
+#include "common/checked.h"
+#include "common/log.h"
+#include "trainer/run/finish.h"
+#include "trainer/run/loop.h"
+#include "trainer/run/output.h"
+#include "trainer/run/sample.h"
+#include "trainer/run/signals.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- opening ---- */
+
+static status check_phase(const char *phase) { return signals_check(phase); }
+
+static status open_rows(run *r, const train_request *q) {
+    const config *c = r->c;
+    TRY(corpus_open(&r->rows, c, r->s.tok, q->model_folder, (int32_t)r->s.model.vocab));
+    char *text = dataset_describe(&r->rows.train, &r->rows.options);
+    if (!text) return STATUS_MEMORY;
+    if (*text) log_info("%s", text);
+    mem_free(text);
+    loader_options options = corpus_train_options(c);
+    TRY(loader_open(&r->l, &r->rows.train.train, &options));
+    r->total_steps = loader_steps(r->l);
+    r->steps_per_epoch = loader_steps_per_epoch(r->l);
+    r->save_every = config_save_interval(c, r->total_steps, r->steps_per_epoch);
+    r->eval_every = config_eval_interval(c, r->total_steps, r->steps_per_epoch);
+    if (c->sample_packing) log_info("packing: %.1f %% full", 100 * loader_fill(r->l));
+    corpus_identity(&r->rows.train.train, r->identity.data);
+    return check_phase("preparing the data");
+}
+
+/* Programs hold at most what the longest micro-batch of these rows has, not micro_batch_size x
+ * sequence_len: rows are known before the plan is made. */
+static status plan_capacities(run *r) {
+    session_request *q = &r->s.request;
+    const row_set *held_out = corpus_held_out(&r->rows);
+    q->train_capacity = round_up_i64(loader_longest_batch(r->l), 64);
+    if (held_out) {
+        loader_options options = corpus_eval_options(r->c);
+        loader *l;
+        TRY(loader_open(&l, held_out, &options));
+        q->evaluate_capacity = round_up_i64(loader_longest_batch(l), 64);
+        loader_close(l);
+        q->programs |= 1u << PROGRAM_EVALUATE;
+    }
+    return sample_plan(r);
+}
+
+status train_open(run *r, const config *c, const train_request *q) {
+    memset(r, 0, sizeof *r);
+    r->c = c;
+    r->resumed_from = r->save_retry_at = -1;
+    session_request request = {.model_folder = q->model_folder, .train = true, .threads = q->threads,
+                               .pattern = q->pattern,
+                               .programs = 1u << PROGRAM_TRAIN | 1u << PROGRAM_NORM | 1u << PROGRAM_UPDATE};
+    TRY(session_open(&r->s, c, &request));
+    TRY(model_config_check_length(&r->s.model, c->sequence_len));
+    TRY(session_open_tokenizer(&r->s));
+    TRY(check_phase("reading the model's headers"));
+    TRY(open_rows(r, q));
+    TRY(plan_capacities(r));
+    TRY(session_plan(&r->s));
+    session_fingerprint(&r->s, r->identity.fingerprint, sizeof r->identity.fingerprint);
+    r->identity.config = c->resolved;
+    return STATUS_OK;
+}
+
+void train_close(run *r) {
+    stepper_close(&r->stepper);
+    metrics_close(&r->metrics);
+    json_decref(r->base_identity);
+    json_decref(r->samples_before);
+    json_decref(r->samples_after);
+    loader_close(r->l);
+    corpus_close(&r->rows);
+    session_close(&r->s);
+    memset(r, 0, sizeof *r);
+}
+
+/* ---- resuming ---- */
+
+static status resume(run *r, const train_request *q) {
+    const char *path = r->c->resume_from_checkpoint;
+    checkpoint c = {0};
+    bool found = true;
+    if (path) TRY(checkpoint_open(path, &c));
+    else TRY(checkpoint_find(r->c->output_dir, &c, &found));
+    if (!found) {
+        log_info("--resume: no checkpoint in %s yet, so the run starts from the beginning", r->c->output_dir);
+        return STATUS_OK;
+    }
+    const char *before = "";
+    char differences[2048] = "";
+    status s = json_get_text(c.content, "config", &before, c.path, STATUS_MODEL);
+    if (s == STATUS_OK && q->compare_configs)
+        s = q->compare_configs(before, r->c->resolved, differences, sizeof differences);
+    if (s == STATUS_OK && *differences)
+        s = status_fail(STATUS_USAGE, "%s was made with another configuration: %s; undo that, or start anew with "
+                                      "--overwrite", c.path, differences);
+    if (s == STATUS_OK) s = state_load(&r->s, &r->state, &r->identity, &c);
+    if (s == STATUS_OK) {
+        r->resumed_from = c.step;
+        log_info("resumed from step %lld (%s)", (long long)c.step, c.path);
+        s = loader_seek(r->l, r->state.cursor);
+    }
+    checkpoint_close(&c);
+    return s;
+}
+
+static status begin(run *r, const train_request *q, bool resuming) {
+    run_state_init(&r->state, &r->s);
+    lr_schedule lr = {.kind = r->c->lr_scheduler, .peak = r->c->learning_rate,
+                      .min_ratio = isnan(r->c->cosine_min_lr_ratio) ? 0 : r->c->cosine_min_lr_ratio,
+                      .warmup = config_warmup_steps(r->c, r->total_steps), .total = r->total_steps};
+    TRY(stepper_open(&r->stepper, &r->s, &lr));
+    TRY(weights_identity(&r->s.w, &r->base_identity));
+    r->identity.base = r->base_identity;
+    if (resuming || r->c->resume_from_checkpoint) TRY(resume(r, q));
+    TRY(output_begin(r->c->output_dir, r->c->resolved));
+    TRY(metrics_open(&r->metrics, r->c->output_dir, r->resumed_from >= 0 ? r->resumed_from : 0));
+    if (r->resumed_from >= 0) {
+        int64_t at = r->resumed_from;
+        metrics_write(&r->metrics, json_pack("{s:I, s:I}", "step", (json_int_t)at, "resumed_from", (json_int_t)at),
+                      "run");
+        return STATUS_OK;
+    }
+    status s = loop_evaluate(r, &r->before);
+    if (s == STATUS_OK) s = sample_collect(r, &r->samples_before);
+    if (s == STATUS_INTERRUPTED)
+        return status_fail(s, "interrupted by %s before the first step: nothing to save yet; the same command with "
+                              "--resume starts again", signals_name());
+    return s;
+}
+
+static status train_in(run *r, const train_request *q, bool resuming) {
+    TRY(train_open(r, r->c, q));
+    finish_print_plan(r);
+    TRY(session_load(&r->s));
+    TRY(begin(r, q, resuming));
+    TRY(loop_run(r));
+    if (r->evaluated_at != r->state.optimizer.step) TRY(loop_evaluate(r, &r->after));
+    TRY(sample_collect(r, &r->samples_after));
+    return finish_run(r, q->profile);
+}
+
+status train_run(const config *c, const train_request *q) {
+    output_lock lock = {0};
+    output_kind kind;
+    TRY(output_take(&lock, c->output_dir, &kind));
+    status s = STATUS_OK;
+    bool resuming = q->resume || c->auto_resume_from_checkpoints;
+    if (q->overwrite && kind != OUTPUT_FRESH) {
+        s = output_clear(c->output_dir);
+        kind = OUTPUT_FRESH;
+    }
+    if (s == STATUS_OK && kind == OUTPUT_FINISHED) {
+        s = finish_show_summary(c->output_dir);
+    } else if (s == STATUS_OK && kind == OUTPUT_UNFINISHED && !resuming && !c->resume_from_checkpoint) {
+        s = status_fail(STATUS_USAGE, "%s holds an unfinished run: go on with --resume, or start anew with "
+                                      "--overwrite", c->output_dir);
+    } else if (s == STATUS_OK) {
+        run r = {.c = c};
+        s = train_in(&r, q, resuming);
+        train_close(&r);
+    }
+    output_lock_release(&lock);
+    return s;
+}
