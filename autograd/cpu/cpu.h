@@ -1,5 +1,4 @@
-/* cpu.h: what the files of the CPU back end share: its struct, the functions of its table, and
- * how a loop is spread over threads.
+/* cpu.h: what the files of the CPU back end share: its struct and the functions of its table.
  *
  * Compute is synchronous: an operation has run when its function returns. Operations allocate
  * nothing; what they need beside their operands is planned as scratch (cpu_X_scratch bytes at
@@ -11,6 +10,7 @@
 
 #include "autograd/backend.h"
 #include "autograd/cpu/gemm.h"
+#include "autograd/cpu/parallel.h"
 #include "common/worker.h"
 #include "quant/convert.h"
 
@@ -20,10 +20,11 @@ typedef struct cpu_transfer cpu_transfer; /* one entry of a copy queue, backend.
 
 typedef struct cpu_backend {
     backend base;
+    backend_table table; /* a copy, because native types depend on the processor */
     gemm *gemm;
     worker *queue[QUEUE_COUNT];          /* IN and OUT; compute is the caller */
     cpu_transfer *transfer[QUEUE_COUNT]; /* [CPU_QUEUE_DEPTH] rings, by ticket */
-    status failed;                       /* sticky: the first failure of a queue */
+    uint64_t given[QUEUE_COUNT];         /* the last ticket */
 } cpu_backend;
 
 enum { CPU_QUEUE_DEPTH = 256 /* transfers that may wait in one queue */ };
@@ -31,18 +32,6 @@ enum { CPU_QUEUE_DEPTH = 256 /* transfers that may wait in one queue */ };
 static inline cpu_backend *cpu_of(backend *b) {
     return (cpu_backend *)b;
 }
-
-/* PARALLEL_FOR(b) before a for loop of independent iterations: each thread takes one
- * contiguous range of them. Without OpenMP (the TSan build) the loop just runs. */
-#ifdef _OPENMP
-#define CPU_PRAGMA(text) _Pragma(#text)
-#define PARALLEL_FOR(b) CPU_PRAGMA(omp parallel for schedule(static) num_threads((b)->threads))
-#else
-#define PARALLEL_FOR(b)
-#endif
-/* This thread's number inside such a loop, < b->threads: which part of the scratch is its own.
- */
-int cpu_thread(void);
 
 /* dtype's first three values are quant/convert.h's numbering. */
 static_assert((int)DTYPE_F32 == QUANT_SRC_F32 && (int)DTYPE_BF16 == QUANT_SRC_BF16 &&
@@ -62,7 +51,15 @@ static inline void cpu_store(const tensor *t, int64_t row, int64_t col, int64_t 
     convert_array(in, QUANT_SRC_F32, cpu_at(t, row, col), (int)t->type, n);
 }
 /* Rounds n f32 values to `type` and back. */
-void cpu_round(dtype type, float *x, int64_t n);
+static inline void cpu_round(dtype type, float *x, int64_t n) {
+    uint16_t piece[256];
+    if (type == DTYPE_F32) return;
+    for (int64_t i = 0; i < n; i += 256) {
+        int64_t m = n - i < 256 ? n - i : 256;
+        convert_array(x + i, QUANT_SRC_F32, piece, (int)type, m);
+        convert_array(piece, (int)type, x + i, QUANT_SRC_F32, m);
+    }
+}
 
 /* The table's functions; shapes and meaning stand in operation.h. */
 #define CPU_OPERATION(name)                                                                   \
@@ -90,7 +87,6 @@ int64_t cpu_rmsnorm_scratch(backend *b, const op_shape *shape);
 int64_t cpu_rope_scratch(backend *b, const op_shape *shape);
 int64_t cpu_head_cross_entropy_scratch(backend *b, const op_shape *shape);
 int64_t cpu_logits_scratch(backend *b, const op_shape *shape);
-int64_t cpu_embedding_scratch(backend *b, const op_shape *shape);
 int64_t cpu_fake_quant_scratch(backend *b, const op_shape *shape);
 
 /* Makes the matrix products' primitives for these rows. */
