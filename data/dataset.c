@@ -217,6 +217,8 @@ static status open_parts(dataset *d, row_set *rows, const dataset_source *source
     if (!count) return status_fail(STATUS_USAGE, "there is no dataset");
     if (o->sequence_len < 1 || !(o->held_out >= 0))
         return status_fail(STATUS_USAGE, "sequence_len must be at least 1, val_set_size at least 0");
+    if (o->prepared && o->tokenizer && !o->tokenizer_folder)
+        return status_fail(STATUS_INTERNAL, "prepared rows need the tokenizer's folder");
     if (o->prepared) TRY(prepare(d, rows, sources, count, o));
     else TRY(make_rows(rows, sources, count, o, &d->report));
     if (o->held_out > 0) return hold_out(d, rows, o);

@@ -325,11 +325,11 @@ status records_next(record_reader *r, record *out) {
 
 status record_parse(const char *path, const record *row, json_t **out) {
     json_error_t e;
+    status_clear();
     *out = json_loadb(row->text, row->bytes,
                       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
     if (*out) return STATUS_OK;
-    if (json_error_code(&e) == json_error_out_of_memory)
-        return status_fail(STATUS_MEMORY, "%s:%lld: out of memory", path, (long long)row->line);
+    if (*status_message()) return STATUS_MEMORY; /* the allocator's; jansson says "invalid token" */
     char quote[RECORD_QUOTE];
     record_quote(row->text, row->bytes, (size_t)max_i64(e.position, 0), quote);
     int64_t column = e.line <= 1 ? row->column + max_i64(e.column, 1) - 1 : e.column;
