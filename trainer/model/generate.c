@@ -1,5 +1,6 @@
-/* generate.c: see generate.h. Every run takes what each sequence still has to show the model: at
- * first pieces of its prompt, then its newest token; who is through gets a row of logits. */
+/* generate.c: see generate.h. Every run takes what each sequence still has to show the model:
+ * at first pieces of its prompt, then its newest token; who is through gets a row of logits.
+ */
 #include "trainer/model/generate.h"
 #include "common/alloc.h"
 #include "common/checked.h"
@@ -14,7 +15,8 @@
 
 status sampling_check(const sampling *s) {
     if (!(s->temperature >= 0 && s->temperature < 1e6))
-        return status_fail(STATUS_USAGE, "temperature is %g; it must be 0 (greedy) or positive",
+        return status_fail(STATUS_USAGE,
+                           "temperature is %g; it must be 0 (greedy) or positive",
                            s->temperature);
     if (s->temperature > 0 && !(s->top_p > 0 && s->top_p <= 1))
         return status_fail(STATUS_USAGE, "top_p is %g; it must be in (0, 1]", s->top_p);
@@ -70,8 +72,8 @@ static double weight_of(const candidates *c, int32_t id) {
     return exp((c->logits[id] - c->max) / c->temperature);
 }
 
-/* Takes the best ids until there are `most` of them or their weights reach `limit`. Returns the
- * weights' sum. */
+/* Takes the best ids until there are `most` of them or their weights reach `limit`. Returns
+ * the weights' sum. */
 static double take_best(candidates *c, int64_t most, double limit) {
     int64_t left = c->vocab;
     double sum = 0;
@@ -128,16 +130,16 @@ typedef struct decoding {
     const generation *g;
     sequence *sequences; /* [count] of this wave, one document each */
     int64_t count;
-    size_t first;        /* number of the wave's first sequence */
-    int64_t *shown;      /* [count] tokens that the model has seen */
+    size_t first;             /* number of the wave's first sequence */
+    int64_t *shown;           /* [count] tokens that the model has seen */
     int32_t *ids, *positions; /* [capacity] */
-    int32_t *starts;     /* [count + 1] */
-    int32_t *past;       /* [count] */
-    int32_t *selected;   /* [count] rows that give logits, */
-    int64_t *selected_by; /* and whose they are */
+    int32_t *starts;          /* [count + 1] */
+    int32_t *past;            /* [count] */
+    int32_t *selected;        /* [count] rows that give logits, */
+    int64_t *selected_by;     /* and whose they are */
     int64_t rows, selected_count;
-    float *logits;       /* [shape.selected * V] */
-    int32_t *scratch;    /* [V] */
+    float *logits;    /* [shape.selected * V] */
+    int32_t *scratch; /* [V] */
 } decoding;
 
 static bool finished(const generation *g, const sequence *s) {
@@ -208,9 +210,10 @@ static status append_token(decoding *d, int64_t row) {
     sequence *s = &d->sequences[i];
     size_t number = d->first + (size_t)i;
     if (first_not_finite(logits, DTYPE_F32, vocab) >= 0)
-        return status_fail(STATUS_DIVERGED,
-                           "the model's output is not finite after %lld tokens of sequence %zu",
-                           (long long)(s->prompt_count + s->count), number);
+        return status_fail(
+            STATUS_DIVERGED,
+            "the model's output is not finite after %lld tokens of sequence %zu",
+            (long long)(s->prompt_count + s->count), number);
     int32_t id = sampling_choose(&g->sampling, logits, vocab, g->first_number + number,
                                  (uint64_t)s->count, d->scratch);
     s->tokens[s->count++] = id;
@@ -236,14 +239,16 @@ static status run_wave(decoding *d) {
 /* ---- around it ---- */
 
 static status check_prompt(const generation *g, const sequence *s, size_t number) {
-    if (s->prompt_count < 1) return status_fail(STATUS_DATA, "prompt %zu has no tokens", number);
+    if (s->prompt_count < 1)
+        return status_fail(STATUS_DATA, "prompt %zu has no tokens", number);
     if (s->prompt_count >= g->shape.cache_rows)
-        return status_fail(STATUS_DATA, "prompt %zu has %lld tokens; at most %lld leave room for one",
-                           number, (long long)s->prompt_count, (long long)g->shape.cache_rows - 1);
+        return status_fail(
+            STATUS_DATA, "prompt %zu has %lld tokens; at most %lld leave room for one", number,
+            (long long)s->prompt_count, (long long)g->shape.cache_rows - 1);
     for (int64_t i = 0; i < s->prompt_count; i++)
         if (s->prompt[i] < 0 || s->prompt[i] >= g->config->vocab)
-            return status_fail(STATUS_DATA, "prompt %zu holds id %d; the vocabulary has %lld", number,
-                               s->prompt[i], (long long)g->config->vocab);
+            return status_fail(STATUS_DATA, "prompt %zu holds id %d; the vocabulary has %lld",
+                               number, s->prompt[i], (long long)g->config->vocab);
     return STATUS_OK;
 }
 
@@ -288,7 +293,8 @@ status generate(const generation *g, sequence *sequences, size_t count) {
     decoding d = {.g = g};
     TRY(check_all(g, sequences, count));
     status s = open_decoding(&d);
-    for (size_t first = 0; s == STATUS_OK && first < count; first += (size_t)g->shape.sequences) {
+    for (size_t first = 0; s == STATUS_OK && first < count;
+         first += (size_t)g->shape.sequences) {
         d.sequences = sequences + first;
         d.first = first;
         d.count = min_i64(g->shape.sequences, (int64_t)(count - first));

@@ -4,6 +4,7 @@
  * spread over all cores, each thread reading its own. Which core did what changes no bit:
  * blocks are independent. Memory: 17 MB of staging and 4 bytes per block of the largest
  * linear. */
+#include "checkpoints/bnb.h"
 #include "checkpoints/identity.h"
 #include "common/alloc.h"
 #include "common/checked.h"
@@ -226,6 +227,25 @@ static status stream_quantized(stream *s, const passage *p) {
     return put_scales(s, p);
 }
 
+/* ---- a linear that is 4-bit in the file ---- */
+
+/* As it is, with its own tables. Its parts are hashed with the rest, at the end. */
+static status stream_stored(const stream *s, parameter_id id, const bnb_weight *q) {
+    const tensor_format *f = &s->d->table.items[id].format;
+    int64_t bytes;
+    if (f->type != q->format.type || f->block != q->format.block ||
+        f->nested != q->format.nested)
+        return status_fail(STATUS_INTERNAL, "%s is stored in another 4-bit form than planned",
+                           s->d->table.items[id].name);
+    TRY(format_bytes(f, &bytes));
+    void *data = mem_alloc((size_t)bytes, "a 4-bit weight");
+    if (!data) return STATUS_MEMORY;
+    status r = bnb_read(q, data);
+    if (r == STATUS_OK) r = put(s, id, 0, data, bytes);
+    mem_free(data);
+    return r;
+}
+
 /* ---- the whole base ---- */
 
 static void note_hash(const stream *s, const model_tensor *t, hash128 hash) {
@@ -243,6 +263,12 @@ static status stream_parameter(stream *s, parameter_id id) {
     model_tensor t;
     TRY(model_files_get(&s->w->files, q->name, &t));
     p.t = &t;
+    if (dtype_is_4bit(q->format.type)) {
+        bnb_weight stored;
+        bool found;
+        TRY(bnb_find(&s->w->files, q->name, &stored, &found));
+        if (found) return stream_stored(s, id, &stored);
+    }
     s->hash = hash_open();
     if (!s->hash) return STATUS_MEMORY;
     status r = dtype_is_4bit(q->format.type) ? stream_quantized(s, &p) : stream_plain(s, &p);
@@ -324,7 +350,7 @@ static status put_into_engine(void *e, parameter_id id, int64_t offset, const vo
     return engine_load(e, id, data, offset, n);
 }
 
-status weights_load(weights *w, const decoder *d, engine *e, const load_progress *progress) {
+status weights_load_base(weights *w, const decoder *d, engine *e, const load_progress *progress) {
     base_sink sink = {put_into_engine, e};
     return weights_stream(w, d, &sink, progress);
 }

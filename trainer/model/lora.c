@@ -88,7 +88,8 @@ static status read_matrix(const reader *q, const safetensors_entry *matrix, para
     status s = peft_read(q->p, matrix, values);
     int64_t bad = s == STATUS_OK ? first_not_finite(values, DTYPE_F32, n) : -1;
     if (bad >= 0)
-        s = status_fail(STATUS_MODEL, "the adapter's %s: element %lld is not finite (NaN or infinity)",
+        s = status_fail(STATUS_MODEL,
+                        "the adapter's %s: element %lld is not finite (NaN or infinity)",
                         matrix->name, (long long)bad);
     if (s == STATUS_OK) s = masters_put(q->d, q->e, to, 0, n, values);
     mem_free(values);
@@ -99,19 +100,22 @@ static status load_one(void *context, const adapted *x) {
     reader *q = context;
     char name[MODULE_NAME_MAX];
     const peft_module *p = peft_find(q->p, module_full_name(name, x->layer, x->module));
-    if (!p) return status_fail(STATUS_MODEL, "the adapter lacks %s, which is to be trained", name);
+    if (!p)
+        return status_fail(STATUS_MODEL, "the adapter lacks %s, which is to be trained", name);
     if (p->rank != x->rank || p->in != x->in || p->out != x->out)
-        return status_fail(STATUS_MODEL,
-                           "the adapter's %s is %lld x %lld of rank %lld; the configuration asks "
-                           "for %lld x %lld of rank %lld",
-                           name, (long long)p->out, (long long)p->in, (long long)p->rank,
-                           (long long)x->out, (long long)x->in, (long long)x->rank);
+        return status_fail(
+            STATUS_MODEL,
+            "the adapter's %s is %lld x %lld of rank %lld; the configuration asks "
+            "for %lld x %lld of rank %lld",
+            name, (long long)p->out, (long long)p->in, (long long)p->rank, (long long)x->out,
+            (long long)x->in, (long long)x->rank);
     float scale = q->d->adapters[x->layer * MODULE_COUNT + (int)x->module].scale;
     if (fabs(p->scale - scale) > 1e-5 * fabs(p->scale))
-        return status_fail(STATUS_MODEL,
-                           "the adapter's %s is scaled by %g, the configuration by %g; give its "
-                           "lora_alpha (%g) and peft_use_rslora (%s)",
-                           name, p->scale, scale, p->alpha, q->p->config.rslora ? "true" : "false");
+        return status_fail(
+            STATUS_MODEL,
+            "the adapter's %s is scaled by %g, the configuration by %g; give its "
+            "lora_alpha (%g) and peft_use_rslora (%s)",
+            name, p->scale, scale, p->alpha, q->p->config.rslora ? "true" : "false");
     q->found++;
     TRY(read_matrix(q, p->a, x->a));
     return read_matrix(q, p->b, x->b);
@@ -121,10 +125,11 @@ status lora_load(const decoder *d, engine *e, const peft_adapter *p) {
     reader q = {d, e, p, 0};
     TRY(visit_adapted(d, load_one, &q));
     if (q.found == p->count) return STATUS_OK;
-    return status_fail(STATUS_MODEL,
-                       "the adapter changes %zu modules, the configuration only %zu of them; give "
-                       "the same lora_target_modules",
-                       p->count, q.found);
+    return status_fail(
+        STATUS_MODEL,
+        "the adapter changes %zu modules, the configuration only %zu of them; give "
+        "the same lora_target_modules",
+        p->count, q.found);
 }
 
 /* ---- writing ---- */

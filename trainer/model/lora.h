@@ -6,13 +6,14 @@
 
 #include "trainer/model/decoder.h"
 
-/* A uniform in +-1/sqrt(in) (PEFT's kaiming_uniform(a = sqrt 5)), B = 0. Element i of a module's A
- * is word i of the Philox stream (seed, INIT, module, layer), whatever else is adapted. */
+/* A uniform in +-1/sqrt(in) (PEFT's kaiming_uniform(a = sqrt 5)), B = 0. Element i of a
+ * module's A is word i of the Philox stream (seed, INIT, module, layer), whatever else is
+ * adapted. */
 status lora_initialize(const decoder *d, engine *e, uint64_t seed);
 
-/* Values of an adapter that the decoder was made for (lora_spec_from_peft, or one whose modules
- * and ranks are those of the configuration). STATUS_MODEL, naming the module, when the adapter has
- * other modules or ranks than the decoder, or a value that is not finite. */
+/* Values of an adapter that the decoder was made for (lora_spec_from_peft, or one whose
+ * modules and ranks are those of the configuration). STATUS_MODEL, naming the module, when the
+ * adapter has other modules or ranks than the decoder, or a value that is not finite. */
 status lora_load(const decoder *d, engine *e, const peft_adapter *p);
 
 typedef struct lora_export {

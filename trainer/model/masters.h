@@ -1,7 +1,7 @@
 /* masters.h: values of trained tensors: fp32 masters and the working copies rounded from them.
  *
- * The masters are the truth (they are what checkpoints and exports hold); a working copy is its
- * master rounded to the compute type, always. Values go through in pieces of 1 MiB. */
+ * The masters are the truth (they are what checkpoints and exports hold); a working copy is
+ * its master rounded to the compute type, always. Values go through in pieces of 1 MiB. */
 #ifndef NIBBLE_TRAINER_MODEL_MASTERS_H
 #define NIBBLE_TRAINER_MODEL_MASTERS_H
 

@@ -1,6 +1,7 @@
 /* weights.c: a base's files against its config.json: names, shapes, types; identity. Reads
  * headers (and two tensors where the head may be the embedding); the rest is load.c's. */
 #include "trainer/model/weights.h"
+#include "checkpoints/bnb.h"
 #include "checkpoints/identity.h"
 #include "common/alloc.h"
 #include "common/checked.h"
@@ -71,12 +72,38 @@ static status check_shape(const survey *s, const expected *x, const model_tensor
                        t->file->file.path, x->name, e->type_name);
 }
 
+/* A linear in bitsandbytes' 4-bit form: its format, and its parts are known. */
+static status take_stored(survey *s, const expected *x, const bnb_weight *q) {
+    weights *w = s->w;
+    const model_tensor *parts[] = {&q->codes, &q->absmax, &q->code, &q->absmax2, &q->map};
+    char state[2 * TENSOR_NAME_MAX];
+    if (q->format.rows != x->rows || q->format.cols != x->cols)
+        return status_fail(STATUS_MODEL,
+                           "%s: %s holds %lld x %lld weights, config.json says %lld x %lld",
+                           w->files.folder, x->name, (long long)q->format.rows,
+                           (long long)q->format.cols, (long long)x->rows, (long long)x->cols);
+    w->stored[x->layer * MODULE_COUNT + x->module] = q->format;
+    w->any_stored = true;
+    for (int i = 0; i < (q->format.nested ? 5 : 3); i++)
+        mark_known(s, find(w, parts[i]->entry->name));
+    snprintf(state, sizeof state, "%s.quant_state.bitsandbytes__%s", x->name,
+             dtype_name(q->format.type));
+    mark_known(s, find(w, state));
+    return STATUS_OK;
+}
+
 static status check_expected(survey *s, const expected *x) {
     const model_tensor *t = find(s->w, x->name);
     if (!t)
         return status_fail(STATUS_MODEL, "%s: tensor %s is missing", s->w->files.folder,
                            x->name);
     mark_known(s, t);
+    if (x->module >= 0) {
+        bnb_weight q;
+        bool stored;
+        TRY(bnb_find(&s->w->files, x->name, &q, &stored));
+        if (stored) return take_stored(s, x, &q);
+    }
     return check_shape(s, x, t);
 }
 
@@ -96,7 +123,7 @@ static status check_matrix(survey *s, const char *name, int64_t rows, int64_t co
 
 static status check_linear(survey *s, int32_t layer, linear_module m) {
     const model_config *c = s->w->config;
-    char bias[TENSOR_NAME_MAX];
+    char bias[64];
     expected x = {.rank = 2,
                   .rows = module_out(c, m),
                   .cols = module_in(c, m),

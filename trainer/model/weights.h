@@ -49,7 +49,7 @@ typedef struct base_sink {
 status weights_stream(weights *w, const decoder *d, const base_sink *sink,
                       const load_progress *progress);
 /* The same into the engine. */
-status weights_load(weights *w, const decoder *d, engine *e, const load_progress *progress);
+status weights_load_base(weights *w, const decoder *d, engine *e, const load_progress *progress);
 
 /* Identity of a streamed base: tensor name -> hash (checkpoints/identity.h, which also has the
  * quick check). *tensors is to be json_decref'ed. */
