@@ -55,8 +55,12 @@ status json_read_text(const char *text, size_t bytes, const char *where, status 
         guard_end(true);
         return status_fail(STATUS_MEMORY, "%s: out of memory while parsing JSON", where);
     }
+    size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     guard.on = true;
-    *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    *out = json_loadb(text, bytes, flags, &e);
+    /* an integer beyond 64 bits (model_max_length as 10^30 in full): then all are read as reals */
+    if (!*out && json_error_code(&e) == json_error_numeric_overflow)
+        *out = json_loadb(text, bytes, flags | JSON_DECODE_INT_AS_REAL, &e);
     guard_end(false);
     if (*out) return STATUS_OK;
     return status_fail(code, "%s:%d:%d: %s", where, e.line, e.column, e.text);
