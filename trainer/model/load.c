@@ -345,12 +345,22 @@ status weights_stream(weights *w, const decoder *d, const base_sink *sink,
     return r;
 }
 
+status weights_stream_one(weights *w, const decoder *d, parameter_id id,
+                          const base_sink *sink) {
+    stream s = {.w = w, .d = d, .sink = sink};
+    status r = open_buffers(&s);
+    if (r == STATUS_OK) r = stream_parameter(&s, id);
+    close_buffers(&s);
+    return r;
+}
+
 static status put_into_engine(void *e, parameter_id id, int64_t offset, const void *data,
                               int64_t n) {
     return engine_load(e, id, data, offset, n);
 }
 
-status weights_load_base(weights *w, const decoder *d, engine *e, const load_progress *progress) {
+status weights_load_base(weights *w, const decoder *d, engine *e,
+                         const load_progress *progress) {
     base_sink sink = {put_into_engine, e};
     return weights_stream(w, d, &sink, progress);
 }

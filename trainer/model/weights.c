@@ -5,27 +5,13 @@
 #include "checkpoints/identity.h"
 #include "common/alloc.h"
 #include "common/checked.h"
+#include "trainer/model/layout.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    TENSOR_NAME_MAX = 128,
-    COMPARE_BYTES = 1 << 20,
-};
-
-static const char embedding_name[] = "model.embed_tokens.weight";
-static const char head_name[] = "lm_head.weight";
-
-/* A tensor that config.json promises. */
-typedef struct expected {
-    char name[TENSOR_NAME_MAX];
-    int rank;
-    int64_t rows, cols; /* rank 1: rows == 1 */
-    int32_t layer;
-    int module; /* linear_module of a weight; -1 */
-} expected;
+enum { COMPARE_BYTES = 1 << 20 };
 
 typedef struct survey {
     weights *w;
@@ -51,7 +37,7 @@ static void mark_known(survey *s, const model_tensor *t) {
 
 /* ---- one expected tensor ---- */
 
-static status check_shape(const survey *s, const expected *x, const model_tensor *t) {
+static status check_shape(const survey *s, const layout_tensor *x, const model_tensor *t) {
     const safetensors_entry *e = t->entry;
     char text[128];
     bool right = e->rank == x->rank && e->shape[x->rank - 1] == x->cols &&
@@ -73,10 +59,10 @@ static status check_shape(const survey *s, const expected *x, const model_tensor
 }
 
 /* A linear in bitsandbytes' 4-bit form: its format, and its parts are known. */
-static status take_stored(survey *s, const expected *x, const bnb_weight *q) {
+static status take_stored(survey *s, const layout_tensor *x, const bnb_weight *q) {
     weights *w = s->w;
     const model_tensor *parts[] = {&q->codes, &q->absmax, &q->code, &q->absmax2, &q->map};
-    char state[2 * TENSOR_NAME_MAX];
+    char state[2 * LAYOUT_NAME_MAX];
     if (q->format.rows != x->rows || q->format.cols != x->cols)
         return status_fail(STATUS_MODEL,
                            "%s: %s holds %lld x %lld weights, config.json says %lld x %lld",
@@ -92,7 +78,7 @@ static status take_stored(survey *s, const expected *x, const bnb_weight *q) {
     return STATUS_OK;
 }
 
-static status check_expected(survey *s, const expected *x) {
+static status check_expected(survey *s, const layout_tensor *x) {
     const model_tensor *t = find(s->w, x->name);
     if (!t)
         return status_fail(STATUS_MODEL, "%s: tensor %s is missing", s->w->files.folder,
@@ -105,60 +91,6 @@ static status check_expected(survey *s, const expected *x) {
         if (stored) return take_stored(s, x, &q);
     }
     return check_shape(s, x, t);
-}
-
-/* ---- all expected tensors ---- */
-
-static status check_vector(survey *s, int32_t layer, const char *path, int64_t width) {
-    expected x = {.rank = 1, .rows = 1, .cols = width, .layer = layer, .module = -1};
-    snprintf(x.name, sizeof x.name, "model.layers.%d.%s", layer, path);
-    return check_expected(s, &x);
-}
-
-static status check_matrix(survey *s, const char *name, int64_t rows, int64_t cols) {
-    expected x = {.rank = 2, .rows = rows, .cols = cols, .layer = -1, .module = -1};
-    snprintf(x.name, sizeof x.name, "%s", name);
-    return check_expected(s, &x);
-}
-
-static status check_linear(survey *s, int32_t layer, linear_module m) {
-    const model_config *c = s->w->config;
-    char bias[64];
-    expected x = {.rank = 2,
-                  .rows = module_out(c, m),
-                  .cols = module_in(c, m),
-                  .layer = layer,
-                  .module = (int)m};
-    snprintf(x.name, sizeof x.name, "model.layers.%d.%s.weight", layer, module_path(m));
-    TRY(check_expected(s, &x));
-    if (!module_has_bias(c, m)) return STATUS_OK;
-    snprintf(bias, sizeof bias, "%s.bias", module_path(m));
-    return check_vector(s, layer, bias, x.rows);
-}
-
-static status check_layer(survey *s, int32_t layer) {
-    const model_config *c = s->w->config;
-    for (int m = 0; m < MODULE_COUNT; m++) TRY(check_linear(s, layer, (linear_module)m));
-    TRY(check_vector(s, layer, "input_layernorm.weight", c->hidden));
-    TRY(check_vector(s, layer, "post_attention_layernorm.weight", c->hidden));
-    if (!c->family->qk_norm) return STATUS_OK;
-    TRY(check_vector(s, layer, "self_attn.q_norm.weight", c->head_dim));
-    return check_vector(s, layer, "self_attn.k_norm.weight", c->head_dim);
-}
-
-static status check_outer(survey *s) {
-    const model_config *c = s->w->config;
-    expected norm = {.name = "model.norm.weight",
-                     .rank = 1,
-                     .rows = 1,
-                     .cols = c->hidden,
-                     .layer = -1,
-                     .module = -1};
-    TRY(check_matrix(s, embedding_name, c->vocab, c->hidden));
-    TRY(check_expected(s, &norm));
-    if (!s->w->tied) return check_matrix(s, head_name, c->vocab, c->hidden);
-    mark_known(s, find(s->w, head_name)); /* a copy of the embedding */
-    return STATUS_OK;
 }
 
 /* What old files carry along: the rope table, which config.json gives anyway. */
@@ -202,7 +134,7 @@ static status same_bytes(const model_tensor *a, const model_tensor *b, bool *sam
 }
 
 static status decide_tied(weights *w) {
-    const model_tensor *head = find(w, head_name), *embedding = find(w, embedding_name);
+    const model_tensor *head = find(w, LAYOUT_HEAD), *embedding = find(w, LAYOUT_EMBEDDING);
     w->tied = w->config->tied;
     if (!w->tied || !head || !embedding) return STATUS_OK;
     return same_bytes(head, embedding, &w->tied);
@@ -211,9 +143,15 @@ static status decide_tied(weights *w) {
 /* ---- open ---- */
 
 static status check_all(survey *s) {
+    model_layout layout;
     TRY(decide_tied(s->w));
-    for (int32_t l = 0; l < s->w->config->layers; l++) TRY(check_layer(s, l));
-    TRY(check_outer(s));
+    TRY(model_layout_make(&layout, s->w->config, s->w->tied));
+    status r = STATUS_OK;
+    for (size_t i = 0; r == STATUS_OK && i < layout.count; i++)
+        r = check_expected(s, &layout.tensors[i]);
+    model_layout_free(&layout);
+    TRY(r);
+    if (s->w->tied) mark_known(s, find(s->w, LAYOUT_HEAD)); /* a copy of the embedding */
     return check_none_extra(s);
 }
 

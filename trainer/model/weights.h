@@ -48,8 +48,12 @@ typedef struct base_sink {
  * norm, head. With full training the fp32 masters too. `progress` may be NULL. */
 status weights_stream(weights *w, const decoder *d, const base_sink *sink,
                       const load_progress *progress);
-/* The same into the engine. */
-status weights_load_base(weights *w, const decoder *d, engine *e, const load_progress *progress);
+/* One linear's weight only; no identity, no progress. */
+status weights_stream_one(weights *w, const decoder *d, parameter_id id,
+                          const base_sink *sink);
+/* The same as weights_stream, into the engine. */
+status weights_load_base(weights *w, const decoder *d, engine *e,
+                         const load_progress *progress);
 
 /* Identity of a streamed base: tensor name -> hash (checkpoints/identity.h, which also has the
  * quick check). *tensors is to be json_decref'ed. */
