@@ -6,9 +6,11 @@
 #include "quant/simd.h"
 
 extern const op_suite suite_rmsnorm, suite_rope, suite_attention, suite_glu, suite_add;
+extern const op_suite suite_linear;
 
 static const op_suite *const suites[] = {
     &suite_rmsnorm, &suite_rope, &suite_attention, &suite_glu, &suite_add,
+    &suite_linear,
 };
 enum { SUITES = sizeof suites / sizeof *suites };
 

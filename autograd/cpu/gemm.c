@@ -54,14 +54,18 @@ struct gemm {
  */
 #ifndef _OPENMP
 extern void omp_set_num_threads(int threads) __attribute__((weak));
+extern int omp_get_max_threads(void) __attribute__((weak));
 #endif
 
-static void set_threads(int threads) {
-#ifdef _OPENMP
-    omp_set_num_threads(threads);
-#else
-    if (omp_set_num_threads) omp_set_num_threads(threads);
+/* From now on the library uses so many threads when called from this one. Returns the old
+ * number. */
+static int set_threads(int threads) {
+#ifndef _OPENMP
+    if (!omp_set_num_threads || !omp_get_max_threads) return 1;
 #endif
+    int old = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    return old;
 }
 
 static bool has_isa(dnnl_cpu_isa_t wanted) {
@@ -246,11 +250,19 @@ static status run_primitive(gemm *g, const gemm_shape *s, const void *a, const v
 
 /* ---- f32 ---- */
 
-status gemm_f32(const gemm_shape *s, float alpha, const float *a, const float *b, float *c) {
-    if (s->m == 0 || s->n == 0 || s->k == 0) return STATUS_OK;
+static status multiply_f32(const gemm_shape *s, float alpha, const float *a, const float *b,
+                           float *c) {
     dnnl_status_t e = dnnl_sgemm(s->ta ? 'T' : 'N', s->tb ? 'T' : 'N', s->m, s->n, s->k, alpha,
                                  a, s->lda, b, s->ldb, s->add ? 1.0f : 0.0f, c, s->ldc);
     return e == dnnl_success ? STATUS_OK : fail_shape(s, "run", e);
+}
+
+status gemm_f32(const gemm_shape *s, float alpha, const float *a, const float *b, float *c) {
+    if (s->m == 0 || s->n == 0 || s->k == 0) return STATUS_OK;
+    int threads = set_threads(1);
+    status e = multiply_f32(s, alpha, a, b, c);
+    set_threads(threads);
+    return e;
 }
 
 /* ---- 16 bit through f32 ---- */
@@ -309,7 +321,7 @@ static status run_tile(gemm *g, const gemm_shape *s, const tiles *t, int64_t i, 
                            .lda = s->ta ? m : k,
                            .ldb = s->tb ? k : n,
                            .ldc = direct ? s->ldc : n};
-        TRY(gemm_f32(&part, 1.0f, t->a, t->b, direct ? (float *)to : t->c));
+        TRY(multiply_f32(&part, 1.0f, t->a, t->b, direct ? (float *)to : t->c));
     }
     if (!direct) narrow(g, t->c, m, n, s->out, to, s->ldc);
     return STATUS_OK;
@@ -367,6 +379,6 @@ status gemm_run(gemm *g, const gemm_shape *s, const void *a, const void *b, void
     }
     set_threads(g->threads);
     if (by_primitive(g, s)) return run_primitive(g, s, a, b, c, space);
-    if (s->in == DTYPE_F32) return gemm_f32(s, 1.0f, a, b, c);
+    if (s->in == DTYPE_F32) return multiply_f32(s, 1.0f, a, b, c);
     return run_widened(g, s, a, b, c, space);
 }

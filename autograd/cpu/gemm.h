@@ -47,8 +47,8 @@ status gemm_plan(gemm *g, const gemm_shape *s, int64_t *bytes);
 status gemm_run(gemm *g, const gemm_shape *s, const void *a, const void *b, void *c,
                 gemm_space space);
 
-/* C = alpha op(A) op(B) (+ C) in f32. Inside PARALLEL_FOR it runs on the calling thread alone,
- * and its bits are then a function of the operands and the shape only; k == 0 does nothing. */
+/* C = alpha op(A) op(B) (+ C) in f32 on the calling thread alone: its bits are a function of
+ * the operands and the shape only. For pieces inside PARALLEL_FOR; k == 0 does nothing. */
 status gemm_f32(const gemm_shape *s, float alpha, const float *a, const float *b, float *c);
 
 /* Test hook: f32 products too go through kept primitives, the code of the native 16-bit path.
