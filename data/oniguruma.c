@@ -73,7 +73,7 @@ static status put_word(text_buffer *b) {
                                  "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
 }
 
-/* A named set: POSIX brackets, \p{Name} and the letters w s d h. */
+/* A named set: of POSIX brackets and \p{Name}. */
 static status put_named(text_buffer *b, const char *name, bool *known) {
     static const char space[] = "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}"
                                 "\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
@@ -87,10 +87,10 @@ static status put_named(text_buffer *b, const char *name, bool *known) {
     *known = true;
     for (size_t i = 0; i < sizeof categories / sizeof *categories; i++)
         if (!strcasecmp(name, categories[i])) return put_category(b, categories[i]);
-    if (!strcasecmp(name, "word") || !strcmp(name, "w")) return put_word(b);
-    if (!strcasecmp(name, "space") || !strcmp(name, "s")) return text_append_string(b, space);
-    if (!strcasecmp(name, "digit") || !strcmp(name, "d")) return put_category(b, "Nd");
-    if (!strcasecmp(name, "xdigit") || !strcmp(name, "h")) return text_append_string(b, "0-9A-Fa-f");
+    if (!strcasecmp(name, "word")) return put_word(b);
+    if (!strcasecmp(name, "space")) return text_append_string(b, space);
+    if (!strcasecmp(name, "digit")) return put_category(b, "Nd");
+    if (!strcasecmp(name, "xdigit")) return text_append_string(b, "0-9A-Fa-f");
     if (!strcasecmp(name, "cntrl")) return put_category(b, "Cc");
     if (!strcasecmp(name, "punct")) {
         TRY(put_category(b, "P"));
@@ -215,11 +215,13 @@ static status take_character_escape(translator *t, uint32_t *code, bool *is) {
 /* After the backslash: w s d h and their capitals, p{..} and P{..}, into the set. */
 static status take_set_escape(translator *t, set *s, bool *is) {
     *is = true;
+    static const char letters[] = "wsdh";
+    static const char *const names[] = {"word", "space", "digit", "xdigit"};
     char c = *t->at, name[32] = {0};
-    if (strchr("wsdhWSDH", c)) {
+    const char *letter = strchr(letters, tolower((unsigned char)c));
+    if (c && letter) {
         t->at++;
-        name[0] = (char)tolower((unsigned char)c);
-        return add_named(t, s, name, isupper((unsigned char)c));
+        return add_named(t, s, names[letter - letters], isupper((unsigned char)c));
     }
     *is = c == 'p' || c == 'P';
     if (!*is) return STATUS_OK;

@@ -133,6 +133,8 @@ static status search(const regex *r, regex_scratch *s, regex_walk *w, bool *foun
     return STATUS_OK;
 }
 
+/* An empty match makes the next search start one character on, and the first one after a match
+ * that is not empty does not count. */
 status regex_next(const regex *r, regex_scratch *s, regex_walk *w, bool *found) {
     for (;;) {
         *found = false;
@@ -140,14 +142,14 @@ status regex_next(const regex *r, regex_scratch *s, regex_walk *w, bool *found) 
         TRY(search(r, s, w, found));
         if (!*found) return STATUS_OK;
         const PCRE2_SIZE *at = pcre2_get_ovector_pointer(s->data);
-        if (at[0] == at[1] && w->matched && at[0] == w->end) {
-            /* an empty match right behind the last one is passed over */
-            w->next += w->next < w->bytes ? utf8_length((unsigned char)w->text[w->next]) : 1;
-            continue;
-        }
         w->start = at[0];
         w->end = w->next = at[1];
-        w->matched = true;
-        return STATUS_OK;
+        if (w->start != w->end) {
+            w->skip_empty = true;
+            return STATUS_OK;
+        }
+        w->next += w->next < w->bytes ? utf8_length((unsigned char)w->text[w->next]) : 1;
+        if (!w->skip_empty) return STATUS_OK;
+        w->skip_empty = false;
     }
 }

@@ -28,7 +28,7 @@ typedef struct regex_walk {
     size_t bytes;
     size_t start, end; /* the match found */
     size_t next;       /* where the next search begins */
-    bool matched;      /* `end` is the end of a match */
+    bool skip_empty;   /* the next empty match does not count */
 } regex_walk;
 
 /* Finds the next match; *found says whether there was one. */
