@@ -48,6 +48,7 @@ void dataset_config_free(dataset_config *d) {
         &d->field,
         &d->field_messages,
         &d->message_field_role,
+        &d->field_thinking,
         &d->message_field_content,
         &d->message_field_training,
         &d->chat_template,

@@ -87,7 +87,12 @@ typedef enum config_activations {
     CONFIG_ACTIVATIONS_OFFLOAD
 } config_activations;
 
-typedef enum config_base { CONFIG_BASE_AUTO, CONFIG_BASE_RESIDENT, CONFIG_BASE_HOST, CONFIG_BASE_DISK } config_base;
+typedef enum config_base {
+    CONFIG_BASE_AUTO,
+    CONFIG_BASE_RESIDENT,
+    CONFIG_BASE_HOST,
+    CONFIG_BASE_DISK
+} config_base;
 
 typedef enum config_states { STATES_AUTO, STATES_RESIDENT, STATES_PAGED } config_states;
 
@@ -156,8 +161,8 @@ typedef struct dataset_config {
     char *field;            /* completion: the text's field; NULL: "text" */
     char *field_messages; /* chat: the list's field; NULL: "messages", then "conversations" */
     config_map message_property_mappings; /* template's property -> row's property */
-    char *message_field_role,
-        *message_field_content;   /* older spelling; folded into the mapping */
+    /* older spellings, folded into the mapping */
+    char *message_field_role, *message_field_content, *field_thinking;
     char *message_field_training; /* boolean in a message that decides whether it is learned */
     config_groups roles; /* role of the template -> names in the rows; empty: the usual ones */
     config_list roles_to_train; /* empty: assistant */

@@ -3,6 +3,10 @@
 #include "trainer/verbs/checks.h"
 
 #include "common/alloc.h"
+#include "data/prompts.h"
+#include "data/split.h"
+#include "data/template.h"
+#include "trainer/verbs/values.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,19 +14,21 @@
 
 typedef struct context {
     config *c;
-    const tree_node *root;
+    const tree_node
+        *table; /* the map whose keys are being checked: the file's, or a dataset's */
     const char *name;
+    char prefix[40]; /* of keys in messages: "" or "datasets[0]." */
 } context;
 
 static bool given(const context *x, const char *key) {
-    return !tree_is_unset(tree_get(x->root, key));
+    return !tree_is_unset(tree_get(x->table, key));
 }
 
 /* "FILE:LINE:COLUMN: KEY: why", with the key's position where it has one. */
 static status __attribute__((format(printf, 3, 4)))
 refuse(const context *x, const char *key, const char *format, ...) {
     char where[TREE_WHERE], why[1024];
-    const tree_node *at = tree_get(x->root, key);
+    const tree_node *at = tree_get(x->table, key);
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(why, sizeof why, format, arguments);
@@ -31,7 +37,7 @@ refuse(const context *x, const char *key, const char *format, ...) {
         tree_where(at, x->name, where);
     else
         snprintf(where, sizeof where, "%.400s", x->name);
-    return status_fail(STATUS_USAGE, "%s: %s: %s", where, key, why);
+    return status_fail(STATUS_USAGE, "%s: %s%s: %s", where, x->prefix, key, why);
 }
 
 static status check_adapter(context *x) {
@@ -205,16 +211,15 @@ static void fold_memory(config *c) {
 }
 
 /* message_field_role: from  ->  message_property_mappings: {role: from} */
-static status fold_mapping(context *x, config_map *map, const char *key, char **value) {
+static status fold_mapping(context *x, config_map *map, const char *property, const char *key,
+                           char **value) {
     if (!*value) return STATUS_OK;
     for (size_t i = 0; i < map->count; i++) {
-        if (strcmp(map->items[i].key, key)) continue;
+        if (strcmp(map->items[i].key, property)) continue;
         if (strcmp(map->items[i].value, *value))
-            return refuse(
-                x, "datasets",
-                "message_field_%s and message_property_mappings.%s differ: remove the "
-                "first",
-                key, key);
+            return refuse(x, key,
+                          "message_property_mappings.%s says otherwise: remove this key",
+                          property);
         mem_free(*value);
         *value = NULL;
         return STATUS_OK;
@@ -223,45 +228,101 @@ static status fold_mapping(context *x, config_map *map, const char *key, char **
         mem_resize(map->items, (map->count + 1) * sizeof *items, "configuration");
     if (!items) return STATUS_MEMORY;
     map->items = items;
-    char *copy = mem_strdup(key);
+    char *copy = mem_strdup(property);
     if (!copy) return STATUS_MEMORY;
     items[map->count++] = (config_pair){copy, *value};
     *value = NULL;
     return STATUS_OK;
 }
 
-static status check_dataset(context *x, dataset_config *d) {
-    TRY(fold_mapping(x, &d->message_property_mappings, "role", &d->message_field_role));
-    TRY(fold_mapping(x, &d->message_property_mappings, "content", &d->message_field_content));
-    if (d->train_on_eos == TRAIN_ON_AUTO) d->train_on_eos = TRAIN_ON_TURN;
-    if (d->train_on_eot == TRAIN_ON_AUTO) d->train_on_eot = d->train_on_eos;
-    if (d->shards == CONFIG_NOT_SET && d->shards_idx != CONFIG_NOT_SET)
-        return refuse(x, "datasets", "%.80s: shards_idx without shards", d->path);
-    if (d->shards != CONFIG_NOT_SET && d->shards_idx == CONFIG_NOT_SET) d->shards_idx = 0;
-    if (d->shards != CONFIG_NOT_SET && d->shards_idx >= d->shards)
-        return refuse(x, "datasets", "%.80s: shards_idx must be below shards, %lld", d->path,
-                      (long long)d->shards);
+/* What the data layer would refuse too, but only after the model was looked at. */
+static status check_type(context *x, const dataset_config *d) {
+    const char *others = "completion|text|pretrain|chat_template|sharegpt|chat|input_output";
+    if (d->type && !prompt_is_type(d->type) && value_choice(d->type, others) < 0)
+        return refuse(
+            x, "type",
+            "\"%.60s\" does not exist here; there are chat_template, alpaca, completion, "
+            "input_output, nothing for rows with input_ids, or a map with format and "
+            "field_instruction",
+            d->type);
+    if (d->type_is_mapping && !d->prompt.format)
+        return refuse(x, "type",
+                      "a prompt of one's own needs format, with {instruction} in it");
+    if (d->ds_type && value_choice(d->ds_type, "json|text|paragraphs|document") < 0)
+        return refuse(
+            x, "ds_type",
+            "\"%.60s\" is not read here; there are json, text, paragraphs and document",
+            d->ds_type);
     return STATUS_OK;
 }
 
-static status check_datasets(context *x) {
-    config *c = x->c;
-    for (size_t i = 0; i < c->datasets.count; i++)
-        TRY(check_dataset(x, &c->datasets.items[i]));
-    for (size_t i = 0; i < c->test_datasets.count; i++)
-        TRY(check_dataset(x, &c->test_datasets.items[i]));
+static status check_split(context *x, const dataset_config *d) {
+    row_split split;
+    if (split_parse(&split, d->split) == STATUS_OK) return STATUS_OK;
+    char why[512];
+    snprintf(why, sizeof why, "%s", status_message());
+    return refuse(x, "split", "%s", why);
+}
+
+static status check_template(context *x, const char *name) {
+    static const char fallback[] = "tokenizer_default_fallback_";
+    if (!name || !strcmp(name, "tokenizer_default")) return STATUS_OK;
+    const char *word =
+        strncmp(name, fallback, sizeof fallback - 1) ? name : name + sizeof fallback - 1;
+    size_t length = strlen(word);
+    for (const char *p = chat_template_names(); *p; p += strspn(p, ", ")) {
+        size_t n = strcspn(p, ", ");
+        if (n == length && !strncmp(p, word, n)) return STATUS_OK;
+        p += n;
+    }
+    return refuse(x, "chat_template", "\"%.60s\" does not exist here; there are %s", name,
+                  chat_template_names());
+}
+
+static status check_shards(context *x, dataset_config *d) {
+    if (d->shards == CONFIG_NOT_SET && d->shards_idx != CONFIG_NOT_SET)
+        return refuse(x, "shards_idx", "shards is not set");
+    if (d->shards != CONFIG_NOT_SET && d->shards_idx == CONFIG_NOT_SET) d->shards_idx = 0;
+    if (d->shards != CONFIG_NOT_SET && d->shards_idx >= d->shards)
+        return refuse(x, "shards_idx", "must be below shards, %lld", (long long)d->shards);
+    return STATUS_OK;
+}
+
+static status check_dataset(context *x, dataset_config *d) {
+    config_map *map = &d->message_property_mappings;
+    TRY(fold_mapping(x, map, "role", "message_field_role", &d->message_field_role));
+    TRY(fold_mapping(x, map, "content", "message_field_content", &d->message_field_content));
+    TRY(fold_mapping(x, map, "reasoning_content", "field_thinking", &d->field_thinking));
+    if (d->train_on_eos == TRAIN_ON_AUTO) d->train_on_eos = TRAIN_ON_TURN;
+    if (d->train_on_eot == TRAIN_ON_AUTO) d->train_on_eot = d->train_on_eos;
+    TRY(check_type(x, d));
+    TRY(check_split(x, d));
+    TRY(check_template(x, d->chat_template));
+    return check_shards(x, d);
+}
+
+static status check_datasets(const context *x, const char *key, const dataset_list *list) {
+    const tree_node *node = tree_get(x->table, key);
+    const tree_node *entry = node ? node->first : NULL;
+    for (size_t i = 0; i < list->count; i++, entry = entry->next) {
+        context inner = {.c = x->c, .table = entry, .name = x->name};
+        snprintf(inner.prefix, sizeof inner.prefix, "%s[%zu].", key, i);
+        TRY(check_dataset(&inner, &list->items[i]));
+    }
     return STATUS_OK;
 }
 
 status config_check(config *c, const tree_node *root, const char *name) {
-    context x = {c, root, name};
+    context x = {.c = c, .table = root, .name = name};
     TRY(check_adapter(&x));
     TRY(check_lora(&x));
     TRY(check_batch(&x));
     TRY(check_warmup(&x));
     TRY(check_evaluation(&x));
     TRY(check_precision(&x));
-    TRY(check_datasets(&x));
+    TRY(check_template(&x, c->chat_template));
+    TRY(check_datasets(&x, "datasets", &c->datasets));
+    TRY(check_datasets(&x, "test_datasets", &c->test_datasets));
     fold_memory(c);
     return STATUS_OK;
 }

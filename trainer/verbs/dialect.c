@@ -177,7 +177,7 @@ static const group groups[] = {
     {"datasets", DIALECT_REFUSED, "whole turns are learned or not",
      "message_field_training_detail split_thinking"},
     {"datasets", DIALECT_REFUSED, "the built-in templates have no place for it",
-     "field_tools=tools field_thinking=reasoning_content "
+     "field_tools=tools "
      "template_thinking_key=reasoning_content"},
     {"datasets", DIALECT_REFUSED, "distillation does not exist here",
      "logprobs_field temperature"},

@@ -41,13 +41,14 @@ static char *verb_help(const command *c) {
             text_addf(&t, "  %-12s%s\n", options_verbs[v].name, options_verbs[v].doc);
     }
     if (c->verb == VERB_TRAIN)
-        text_add(&t,
-                 "\nkey=value overrides a key of the file: lora_r=32, memory.base=disk,\n"
-                 "datasets.0.path=rows.jsonl, lora_target_modules=[q_proj,v_proj].\n"
-                 "train --keys explains every key.\n"
-                 "\nexit codes: 0 done, 1 internal, 2 usage or configuration, 3 data, 4 model or\n"
-                 "checkpoint file, 5 diverged, 6 out of memory, 7 input or output, 8 device,\n"
-                 "9 output locked by another run, 75 saved and interrupted.\n");
+        text_add(
+            &t,
+            "\nkey=value overrides a key of the file: lora_r=32, memory.base=disk,\n"
+            "datasets.0.path=rows.jsonl, lora_target_modules=[q_proj,v_proj].\n"
+            "train --keys explains every key.\n"
+            "\nexit codes: 0 done, 1 internal, 2 usage or configuration, 3 data, 4 model or\n"
+            "checkpoint file, 5 diverged, 6 out of memory, 7 input or output, 8 device,\n"
+            "9 output locked by another run, 75 saved and interrupted.\n");
     return text_take(&t);
 }
 
@@ -58,8 +59,8 @@ static void add_key(text *t, const field *f) {
     schema_describe(f, kind, sizeof kind);
     snprintf(head, sizeof head, "- **`%s`** (%s%s%s%s%s%s)", f->name, kind,
              f->standard ? "; default " : "", f->standard ? f->standard : "",
-             f->flags & FIELD_REQUIRED ? "; required" : "", f->flags & FIELD_OURS ? "; ours" : "",
-             f->flags & FIELD_FREE ? "; free" : "");
+             f->flags & FIELD_REQUIRED ? "; required" : "",
+             f->flags & FIELD_OURS ? "; ours" : "", f->flags & FIELD_FREE ? "; free" : "");
     text_wrap(t, head, 0, 2, WIDTH);
     text_add(t, "\n  ");
     text_wrap(t, f->doc, 2, 2, WIDTH);
@@ -100,7 +101,8 @@ static void add_foreign(text *t, dialect_effect effect) {
             if (key.reason != reason) {
                 text_add(t, reason ? "\n- " : "- ");
                 text_wrap(t, key.reason, 2, 2, WIDTH);
-                text_addf(t, "%s%s%s:\n", i ? " (under `" : "", i ? scopes[i] : "", i ? "`)" : "");
+                text_addf(t, "%s%s%s:\n", i ? " (under `" : "", i ? scopes[i] : "",
+                          i ? "`)" : "");
             }
             reason = key.reason;
             text_addf(t, "  `%s`%s%s%s\n", key.name, *key.harmless ? " (fine: " : "",
@@ -112,24 +114,31 @@ static void add_foreign(text *t, dialect_effect effect) {
 
 char *help_keys(void) {
     text t = {0};
-    text_add(&t,
-             "# Configuration keys\n\n"
-             "Made by `train --keys` from the tables in `trainer/verbs/schema.c` and\n"
-             "`trainer/verbs/dialect.c`; a test keeps this page current. The dialect is Axolotl's; keys\n"
-             "marked *ours* are not in it. Keys marked *free* may differ between a run and its\n"
-             "resumption, others may not. An empty value (`key:`) means not set. On the command line:\n"
-             "`key=value`, `memory.base=disk`, `datasets.0.path=rows.jsonl`.\n\n");
+    text_add(
+        &t,
+        "# Configuration keys\n\n"
+        "Made by `train --keys` from the tables in `trainer/verbs/schema.c` and\n"
+        "`trainer/verbs/dialect.c`; a test keeps this page current. The dialect is Axolotl's; "
+        "keys\n"
+        "marked *ours* are not in it. Keys marked *free* may differ between a run and its\n"
+        "resumption, others may not. An empty value (`key:`) means not set. On the command "
+        "line:\n"
+        "`key=value`, `memory.base=disk`, `datasets.0.path=rows.jsonl`.\n\n");
     add_table(&t, &schema_config);
     add_inner_tables(&t, &schema_config);
-    text_add(&t, "\n## Accepted and ignored\n\n"
-                 "They change speed, logging or where things run, not the result. A run names\n"
-                 "those that are set once. Of `plugins`, those for liger, cut_cross_entropy, kernels,\n"
-                 "swanlab and expert_parallel are ignored, others refused.\n\n");
+    text_add(
+        &t,
+        "\n## Accepted and ignored\n\n"
+        "They change speed, logging or where things run, not the result. A run names\n"
+        "those that are set once. Of `plugins`, those for liger, cut_cross_entropy, kernels,\n"
+        "swanlab and expert_parallel are ignored, others refused.\n\n");
     add_foreign(&t, DIALECT_IGNORED);
-    text_add(&t, "## Refused\n\n"
-                 "They would change the result and do not exist here. Not set, false, empty, or with\n"
-                 "the value named as fine they are accepted. `base_model_config` and\n"
-                 "`tokenizer_config` may repeat `base_model`.\n\n");
+    text_add(
+        &t,
+        "## Refused\n\n"
+        "They would change the result and do not exist here. Not set, false, empty, or with\n"
+        "the value named as fine they are accepted. `base_model_config` and\n"
+        "`tokenizer_config` may repeat `base_model`.\n\n");
     add_foreign(&t, DIALECT_REFUSED);
     return text_take(&t);
 }
@@ -138,7 +147,8 @@ char *help_keys(void) {
 
 static void add_words(text *t, const char *prefix, const char *choices) {
     for (const char *p = choices; *p; p++) {
-        if (p == choices || p[-1] == '|') text_addf(t, "%s%s", p == choices ? "" : " ", prefix);
+        if (p == choices || p[-1] == '|')
+            text_addf(t, "%s%s", p == choices ? "" : " ", prefix);
         if (*p != '|') text_addf(t, "%c", *p);
     }
 }
@@ -194,16 +204,18 @@ static void add_completion_arguments(text *t) {
     }
 }
 
-/* bash breaks words at `=`: in memory.base=di the word is `di`, the one before `=`, the key before
- * that. Values of options and keys that are a choice are offered, file names otherwise. */
+/* bash breaks words at `=`: in memory.base=di the word is `di`, the one before `=`, the key
+ * before that. Values of options and keys that are a choice are offered, file names otherwise.
+ */
 char *help_completion(void) {
     text t = {0};
-    text_add(&t, "_nibble_train() {\n"
-                 "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
-                 "    local verb=train words= values= key=\n"
-                 "    if [ \"$word\" = = ]; then key=$before word=\n"
-                 "    elif [ \"$before\" = = ]; then key=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
-                 "    case ${key:-$before} in\n");
+    text_add(&t,
+             "_nibble_train() {\n"
+             "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
+             "    local verb=train words= values= key=\n"
+             "    if [ \"$word\" = = ]; then key=$before word=\n"
+             "    elif [ \"$before\" = = ]; then key=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+             "    case ${key:-$before} in\n");
     add_completion_values(&t, &schema_config, "");
     add_completion_arguments(&t);
     text_add(&t, "    esac\n"
@@ -225,24 +237,30 @@ char *help_completion(void) {
     add_completion_keys(&t, &schema_config, "");
     text_add(&t, "\"\n"
                  "           [ \"$COMP_CWORD\" = 1 ] && words=\"$words");
-    for (int v = 0; v < VERB_COUNT; v++)
-        text_addf(&t, " %s", options_verbs[v].name);
-    text_add(&t, "\" ;;\n"
-                 "    esac\n"
-                 "    [ -n \"$key\" ] && words=\n"
-                 "    COMPREPLY=($(compgen -W \"$words\" -- \"$word\") $(compgen -f -- \"$word\"))\n"
-                 "    [ \"${COMPREPLY[0]: -1}\" = = ] && compopt -o nospace\n"
-                 "}\n"
-                 "complete -o filenames -F _nibble_train train\n");
+    for (int v = 0; v < VERB_COUNT; v++) text_addf(&t, " %s", options_verbs[v].name);
+    text_add(
+        &t,
+        "\" ;;\n"
+        "    esac\n"
+        "    [ -n \"$key\" ] && words=\n"
+        "    COMPREPLY=($(compgen -W \"$words\" -- \"$word\") $(compgen -f -- \"$word\"))\n"
+        "    [ \"${COMPREPLY[0]: -1}\" = = ] && compopt -o nospace\n"
+        "}\n"
+        "complete -o filenames -F _nibble_train train\n");
     return text_take(&t);
 }
 
 char *help_text(const command *c) {
     text t = {0};
     switch (c->action) {
-    case ACTION_VERSION: text_add(&t, "nibble " NIBBLE_VERSION "\n"); return text_take(&t);
-    case ACTION_KEYS: return help_keys();
-    case ACTION_COMPLETION: return help_completion();
-    default: return verb_help(c);
+    case ACTION_VERSION:
+        text_add(&t, "nibble " NIBBLE_VERSION "\n");
+        return text_take(&t);
+    case ACTION_KEYS:
+        return help_keys();
+    case ACTION_COMPLETION:
+        return help_completion();
+    default:
+        return verb_help(c);
     }
 }

@@ -14,13 +14,14 @@ const verb_row options_verbs[VERB_COUNT] = {
                    "Say what goes where, how much and how fast, before anything is loaded."},
     [VERB_CHECK] = {"check", "check --config FILE [key=value ...] [options]",
                     "Check configuration, model and data, in this order; show examples."},
-    [VERB_EVAL] = {"eval",
-                   "eval (--config FILE | --model DIR --data FILE) [--adapter DIR] [options]",
-                   "Loss and perplexity on held-out rows, or log-probabilities of each token."},
-    [VERB_GENERATE] = {"generate",
-                       "generate (--config FILE | --model DIR) [--adapter DIR] [--prompt TEXT] "
-                       "[options]",
-                       "Answer a prompt, or each line of standard input."},
+    [VERB_EVAL] =
+        {"eval", "eval (--config FILE | --model DIR --data FILE) [--adapter DIR] [options]",
+         "Loss and perplexity on held-out rows, or log-probabilities of each token."},
+    [VERB_GENERATE] =
+        {"generate",
+         "generate (--config FILE | --model DIR) [--adapter DIR] [--prompt TEXT] "
+         "[options]",
+         "Answer a prompt, or each line of standard input."},
     [VERB_EXPORT] = {"export",
                      "export (--config FILE | --model DIR --adapter DIR) --out DIR [options]",
                      "Write the adapter, or base and adapter merged, for other programs."},
@@ -47,8 +48,10 @@ const option options_table[] = {
     {"config", "FILE", OPTION_TEXT, AT(config_path), CONFIG, 0, 0, "The YAML configuration."},
     {"resume", NULL, OPTION_FLAG, AT(resume), ON(TRAIN), 0, 0,
      "Go on from the last good checkpoint; from the beginning where there is none."},
-    {"overwrite", NULL, OPTION_FLAG, AT(overwrite), ON(TRAIN) | ON(EXPORT) | ON(QUANTIZE), 0, 0,
-     "Remove what an earlier run wrote there, and begin anew."},
+    {"overwrite", NULL, OPTION_FLAG, AT(overwrite), ON(TRAIN) | ON(EXPORT) | ON(QUANTIZE), 0,
+     0, "Remove what an earlier run wrote there, and begin anew."},
+    {"profile", NULL, OPTION_FLAG, AT(profile), ON(TRAIN), 0, 0,
+     "Show the time of each operation at the end."},
     {"model", "DIR", OPTION_TEXT, AT(model), LOADED, 0, 0,
      "A Hugging Face folder, or org/name of the local Hugging Face cache."},
     {"adapter", "DIR", OPTION_TEXT, AT(adapter), ON(EVAL) | ON(GENERATE) | ON(EXPORT), 0, 0,
@@ -79,12 +82,14 @@ const option options_table[] = {
     {"out", "PATH", OPTION_TEXT, AT(out), ON(EXPORT) | ON(QUANTIZE), 0, 0, "Where to write."},
     {"no-special", NULL, OPTION_FLAG, AT(no_special), ON(TOKENIZE), 0, 0,
      "Leave out what the tokenizer adds at the ends (BOS, EOS)."},
-    {"decode", NULL, OPTION_FLAG, AT(decode), ON(TOKENIZE), 0, 0, "From lists of ids to strings."},
+    {"decode", NULL, OPTION_FLAG, AT(decode), ON(TOKENIZE), 0, 0,
+     "From lists of ids to strings."},
     {"program", NULL, OPTION_FLAG, AT(program), ON(INSPECT), 0, 0,
      "The recorded operations and the derived backward pass, with FLOPs."},
     {"show", "N", OPTION_INT, AT(show), ON(CHECK), 0, 1 << 20,
      "Print N examples as tokens with what is learned of them."},
-    {"device", "auto|cpu|cuda", OPTION_CHOICE, AT(device), COMPUTES, 0, 0, "Where to compute."},
+    {"device", "auto|cpu|cuda", OPTION_CHOICE, AT(device), COMPUTES, 0, 0,
+     "Where to compute."},
     {"threads", "N", OPTION_INT, AT(threads), COMPUTES, 0, 4096,
      "CPU threads (0: as many as there are cores)."},
     {"format", "text|json", OPTION_CHOICE, AT(format), REPORTS, 0, 0,
@@ -107,13 +112,12 @@ static int find_verb(const char *name) {
 
 static status unknown_verb(const char *name) {
     nearest n = {.wanted = name};
-    for (int v = 0; v < VERB_COUNT; v++)
-        nearest_offer(&n, options_verbs[v].name);
+    for (int v = 0; v < VERB_COUNT; v++) nearest_offer(&n, options_verbs[v].name);
     if (*n.best)
         return status_fail(STATUS_USAGE, "\"%s\" is no verb; did you mean %s?", name, n.best);
-    return status_fail(STATUS_USAGE,
-                       "\"%s\" is neither a verb nor a .yaml file; train --help lists the verbs",
-                       name);
+    return status_fail(
+        STATUS_USAGE,
+        "\"%s\" is neither a verb nor a .yaml file; train --help lists the verbs", name);
 }
 
 static status unknown_option(verb v, const char *name, size_t length) {
@@ -128,8 +132,9 @@ static status unknown_option(verb v, const char *name, size_t length) {
             if (o->verbs & 1u << v) nearest_offer(&near, o->name);
             continue;
         }
-        return status_fail(STATUS_USAGE, "--%s does not belong to the verb %s; see train %s --help",
-                           word, options_verbs[v].name, options_verbs[v].name);
+        return status_fail(STATUS_USAGE,
+                           "--%s does not belong to the verb %s; see train %s --help", word,
+                           options_verbs[v].name, options_verbs[v].name);
     }
     if (*near.best)
         return status_fail(STATUS_USAGE, "unknown option --%s; did you mean --%s?", word,
@@ -154,8 +159,8 @@ static status set_number(const option *o, const char *value, void *at) {
     }
     if (why) return wrong_value(o, value, why);
     if (real < o->least || real > o->most)
-        return status_fail(STATUS_USAGE, "--%s %s: must be from %.15g to %.15g", o->name, value,
-                           o->least, o->most);
+        return status_fail(STATUS_USAGE, "--%s %s: must be from %.15g to %.15g", o->name,
+                           value, o->least, o->most);
     if (o->kind == OPTION_REAL)
         *(double *)at = real;
     else
@@ -167,7 +172,9 @@ static status set_option(const option *o, const char *value, command *c) {
     void *at = (char *)c + o->offset;
     int choice = o->argument && value ? value_choice(value, o->argument) : -1;
     switch (o->kind) {
-    case OPTION_FLAG: *(bool *)at = true; return STATUS_OK;
+    case OPTION_FLAG:
+        *(bool *)at = true;
+        return STATUS_OK;
     case OPTION_TEXT:
         if (*(const char **)at)
             return status_fail(STATUS_USAGE, "--%s is given twice", o->name);
@@ -182,11 +189,13 @@ static status set_option(const option *o, const char *value, command *c) {
         return STATUS_OK;
     case OPTION_ACTION:
         if (o->argument && choice < 0)
-            return status_fail(STATUS_USAGE, "--%s %s: must be %s", o->name, value, o->argument);
+            return status_fail(STATUS_USAGE, "--%s %s: must be %s", o->name, value,
+                               o->argument);
         if (o->argument) c->completion = value;
         if (c->action == ACTION_RUN) c->action = (command_action)o->offset;
         return STATUS_OK;
-    default: return set_number(o, value, at);
+    default:
+        return set_number(o, value, at);
     }
 }
 
@@ -195,7 +204,8 @@ static status take_option(command *c, int argc, char **argv, int *i) {
     const char *word = argv[*i];
     const char *name = !strcmp(word, "-h") ? "help" : word + 2;
     if (word[1] != '-' && strcmp(word, "-h"))
-        return status_fail(STATUS_USAGE, "unknown option %s; options begin with two dashes", word);
+        return status_fail(STATUS_USAGE, "unknown option %s; options begin with two dashes",
+                           word);
     size_t length = strcspn(name, "=");
     for (size_t k = 0; k < options_count; k++) {
         const option *o = &options_table[k];
@@ -238,8 +248,8 @@ static status take_word(command *c, const char *word) {
     else if (c->verb == VERB_INSPECT)
         place = &c->path;
     if (!place || *place)
-        return status_fail(STATUS_USAGE, "\"%s\": one word too many; see train %s --help", word,
-                           options_verbs[c->verb].name);
+        return status_fail(STATUS_USAGE, "\"%s\": one word too many; see train %s --help",
+                           word, options_verbs[c->verb].name);
     *place = word;
     return STATUS_OK;
 }
@@ -249,24 +259,30 @@ static status check_command(const command *c) {
     const char *name = options_verbs[c->verb].name;
     bool model = c->config_path || c->model;
     if (c->config_path && c->model)
-        return status_fail(STATUS_USAGE, "--config and --model: the model is one or the other's");
+        return status_fail(STATUS_USAGE,
+                           "--config and --model: the model is one or the other's");
     if (c->resume && c->overwrite)
-        return status_fail(STATUS_USAGE, "--resume goes on, --overwrite begins anew: choose one");
+        return status_fail(STATUS_USAGE,
+                           "--resume goes on, --overwrite begins anew: choose one");
     switch (c->verb) {
     case VERB_TRAIN:
     case VERB_PLAN:
     case VERB_CHECK:
         if (!c->config_path)
             return status_fail(STATUS_USAGE, "%s needs a configuration: train %s--config FILE",
-                               name, c->verb == VERB_TRAIN ? "" : c->verb == VERB_PLAN ? "plan "
-                                                                                       : "check ");
+                               name,
+                               c->verb == VERB_TRAIN  ? ""
+                               : c->verb == VERB_PLAN ? "plan "
+                                                      : "check ");
         return STATUS_OK;
     case VERB_EVAL:
         if (!model || (c->model && !c->data))
-            return status_fail(STATUS_USAGE, "eval needs --config FILE, or --model DIR --data FILE");
+            return status_fail(STATUS_USAGE,
+                               "eval needs --config FILE, or --model DIR --data FILE");
         return STATUS_OK;
     case VERB_GENERATE:
-        if (!model) return status_fail(STATUS_USAGE, "generate needs --config FILE or --model DIR");
+        if (!model)
+            return status_fail(STATUS_USAGE, "generate needs --config FILE or --model DIR");
         return STATUS_OK;
     case VERB_EXPORT:
         if (!model || (c->model && !c->adapter))
@@ -291,7 +307,8 @@ static status check_command(const command *c) {
     }
 }
 
-/* The verb is the first word, unless that is an option, an override or a file: then it is train. */
+/* The verb is the first word, unless that is an option, an override or a file: then it is
+ * train. */
 static status take_verb(command *c, int argc, char **argv, int *i) {
     if (argc < 2) {
         c->action = ACTION_HELP;

@@ -1,5 +1,5 @@
-/* options.h: the command line as a struct. One table of options, each with the verbs that know it,
- * gives parsing, `--help`, completion and the nearest name of a misspelt one. */
+/* options.h: the command line as a struct. One table of options, each with the verbs that know
+ * it, gives parsing, `--help`, completion and the nearest name of a misspelt one. */
 #ifndef NIBBLE_TRAINER_VERBS_OPTIONS_H
 #define NIBBLE_TRAINER_VERBS_OPTIONS_H
 
@@ -38,19 +38,21 @@ typedef enum command_format { FORMAT_TEXT, FORMAT_JSON } command_format;
 typedef enum command_base { EXPORT_ORIGINAL, EXPORT_DEQUANTIZED } command_base;
 typedef enum command_kind { EXPORT_MERGED, EXPORT_ADAPTER } command_kind;
 
-/* Strings point into argv. Not given: NULL, -1 for numbers where that is said, else the default. */
+/* Strings point into argv. Not given: NULL, -1 for numbers where that is said, else the
+ * default. */
 typedef struct command {
     verb verb;
     command_action action;
-    bool verb_named;         /* the verb stood on the command line */
-    const char *completion;  /* the shell */
+    bool verb_named;        /* the verb stood on the command line */
+    const char *completion; /* the shell */
     const char *config_path;
-    char **overrides;        /* key=value, in order; owned array, borrowed strings */
+    char **overrides; /* key=value, in order; owned array, borrowed strings */
     int override_count;
     bool resume, overwrite;
+    bool profile; /* train: time per operation in the summary */
     command_device device;
     command_format format;
-    int64_t threads;         /* 0: as many as there are cores */
+    int64_t threads; /* 0: as many as there are cores */
     bool quiet;
     int64_t show;            /* check: examples to print */
     const char *model;       /* a folder, or org/name of the Hugging Face cache */
@@ -92,9 +94,9 @@ typedef struct option {
     const char *name;     /* without the dashes */
     const char *argument; /* "FILE", "auto|cpu|cuda"; NULL for flags */
     option_kind kind;
-    size_t offset;        /* in command; OPTION_ACTION: the action */
-    unsigned verbs;       /* bit 1 << verb */
-    double least, most;   /* numbers */
+    size_t offset;      /* in command; OPTION_ACTION: the action */
+    unsigned verbs;     /* bit 1 << verb */
+    double least, most; /* numbers */
     const char *doc;
 } option;
 

@@ -84,7 +84,7 @@ const char *value_int(const char *words, int64_t *out) {
     if (!copy_number(words, number, &integral)) return "must be a whole number";
     double value = strtod(number, NULL);
     if (value != floor(value)) return "must be a whole number";
-    if (fabs(value) >= 9e15) return "must be a smaller number";
+    if (fabs(value) > 0x1p53) return "must be a smaller number";
     *out = integral ? strtoll(number, NULL, 10) : (int64_t)value;
     return NULL;
 }
