@@ -1,5 +1,5 @@
-/* reference_linear.c: OP_LINEAR in fp64: y = x W^T + bias + scale drop(x) A^T B^T per part of a
- * stack, W first rounded to the compute type, y rounded once; and its gradients. */
+/* reference_linear.c: OP_LINEAR in fp64: y = x W^T + bias + scale drop(x) A^T B^T per part of
+ * a stack, W first rounded to the compute type, y rounded once; and its gradients. */
 #include "op_test.h"
 
 #include "common/alloc.h"
@@ -27,8 +27,8 @@ static int64_t stack_width(const op_call *c) {
 }
 
 /* t [rows, n] = x [rows, m] * w^T, w stored [n, m]. */
-static void times_transposed(const double *x, const double *w, int64_t rows, int64_t n, int64_t m,
-                             double *t) {
+static void times_transposed(const double *x, const double *w, int64_t rows, int64_t n,
+                             int64_t m, double *t) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < n; j++) {
             double sum = 0;
@@ -53,12 +53,14 @@ static double *numbers(int64_t n) {
 
 static part part_open(const ref_call *r, int k) {
     const op_call *c = r->call;
-    part p = {.k = k, .rows = c->rows, .in = c->attr->linear.in, .out = c->attr->linear.out[k]};
+    part p = {
+        .k = k, .rows = c->rows, .in = c->attr->linear.in, .out = c->attr->linear.out[k]};
     for (int i = 0; i < k; i++) p.first += c->attr->linear.out[i];
     p.scale = c->attr->linear.scale[k];
     p.a = r->in[linear_a(k)].x, p.b = r->in[linear_b(k)].x;
     p.r = p.a ? c->attr->linear.rank[k] : 0;
-    p.w = numbers(p.out * p.in), p.dropped = numbers(p.rows * p.in), p.u = numbers(p.rows * p.r);
+    p.w = numbers(p.out * p.in), p.dropped = numbers(p.rows * p.in),
+    p.u = numbers(p.rows * p.r);
     for (int64_t e = 0; e < p.out * p.in; e++) p.w[e] = ref_round(r, r->in[linear_w(k)].x[e]);
     for (int64_t e = 0; e < p.rows * p.in; e++)
         p.dropped[e] = r->in[LINEAR_X].x[e] * mask(c, k, e);
@@ -115,7 +117,9 @@ static void part_backward(ref_call *r, const part *p, const double *dy) {
             for (int64_t l = 0; l < p->in; l++) {
                 double d = v[i * p->r + j];
                 if (da) da[j * p->in + l] += d * p->dropped[i * p->in + l];
-                if (dx) dx[i * p->in + l] += d * p->a[j * p->in + l] * mask(r->call, p->k, i * p->in + l);
+                if (dx)
+                    dx[i * p->in + l] +=
+                        d * p->a[j * p->in + l] * mask(r->call, p->k, i * p->in + l);
             }
     mem_free(v);
 }
@@ -135,7 +139,8 @@ static void linear_backward(ref_call *r) {
 
 /* ---- cases ---- */
 
-/* What varies between the cases; `want` names gradients by letter: x w(eight) b(ias) A(dapters). */
+/* What varies between the cases; `want` names gradients by letter: x w(eight) b(ias)
+ * A(dapters). */
 typedef struct linear_case {
     const char *name;
     int64_t rows, in, out[LINEAR_PARTS];
@@ -206,24 +211,89 @@ static void linear_run(const op_suite *suite) {
     static const uint32_t f32 = 1u << DTYPE_F32, bf16 = 1u << DTYPE_BF16;
     static const linear_case cases[] = {
         {"full training", 37, 172, {40, 24, 16}, {0}, TYPE_C, .bias = true, .want = "xwb"},
-        {"LoRA on a stack", 64, 96, {48, 16, 32}, {4, 1, 16}, TYPE_C, .bias = true,
-         .want = "xwbA", .types = f32},
+        {"LoRA on a stack",
+         64,
+         96,
+         {48, 16, 32},
+         {4, 1, 16},
+         TYPE_C,
+         .bias = true,
+         .want = "xwbA",
+         .types = f32},
         {"QLoRA, blocks cross rows", 200, 172, {48, 31}, {8, 8}, DTYPE_NF4, .want = "xA"},
-        {"double quantization, windows", 37, 172, {66, 33}, {8, 4}, DTYPE_NF4, .nested = true,
-         .windows = true, .want = "xA"},
-        {"FP4, one part of two adapted", 70, 64, {48, 16}, {0, 8}, DTYPE_FP4, .bias = true,
+        {"double quantization, windows",
+         37,
+         172,
+         {66, 33},
+         {8, 4},
+         DTYPE_NF4,
+         .nested = true,
+         .windows = true,
+         .want = "xA"},
+        {"FP4, one part of two adapted",
+         70,
+         64,
+         {48, 16},
+         {0, 8},
+         DTYPE_FP4,
+         .bias = true,
          .want = "xA"},
         {"dropout", 130, 90, {33, 48}, {8, 16}, DTYPE_NF4, .dropout = 0.25f, .want = "xA"},
-        {"dropout, the lowest adapter", 65, 172, {33}, {64}, TYPE_C, .dropout = 0.05f, .want = "A"},
+        {"dropout, the lowest adapter",
+         65,
+         172,
+         {33},
+         {64},
+         TYPE_C,
+         .dropout = 0.05f,
+         .want = "A"},
         {"no adapter", 65, 128, {48}, {0}, DTYPE_NF4, .want = "x"},
-        {"several tiles forward", 9, 64, {2100}, {1}, DTYPE_NF4, .want = "x", .types = f32 | bf16},
-        {"several tiles back", 9, 2100, {24}, {4}, DTYPE_NF4, .bias = true, .dropout = 0.1f,
-         .want = "xA", .types = f32 | bf16},
-        {"many rows", 600, 64, {40}, {8}, TYPE_C, .bias = true, .want = "xwbA", .types = f32 | bf16},
+        {"several tiles forward",
+         9,
+         64,
+         {2100},
+         {1},
+         DTYPE_NF4,
+         .want = "x",
+         .types = f32 | bf16},
+        {"several tiles back",
+         9,
+         2100,
+         {24},
+         {4},
+         DTYPE_NF4,
+         .bias = true,
+         .dropout = 0.1f,
+         .want = "xA",
+         .types = f32 | bf16},
+        {"many rows",
+         600,
+         64,
+         {40},
+         {8},
+         TYPE_C,
+         .bias = true,
+         .want = "xwbA",
+         .types = f32 | bf16},
         {"deeper than a widened tile", 5, 4200, {16}, {0}, TYPE_C, .want = "x", .types = bf16},
-        {"one row", 1, 172, {48, 31}, {8, 4}, DTYPE_NF4, .nested = true, .bias = true, .want = "xA"},
+        {"one row",
+         1,
+         172,
+         {48, 31},
+         {8, 4},
+         DTYPE_NF4,
+         .nested = true,
+         .bias = true,
+         .want = "xA"},
         {"four rows, dropout", 4, 2500, {9}, {4}, DTYPE_NF4, .dropout = 0.5f, .want = ""},
-        {"three rows, dense, windows", 3, 172, {17, 8}, {1, 0}, TYPE_C, .windows = true, .want = ""},
+        {"three rows, dense, windows",
+         3,
+         172,
+         {17, 8},
+         {1, 0},
+         TYPE_C,
+         .windows = true,
+         .want = ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) linear_one(suite, &cases[i]);
 }

@@ -6,11 +6,13 @@
 #include "quant/simd.h"
 
 extern const op_suite suite_rmsnorm, suite_rope, suite_attention, suite_glu, suite_add;
-extern const op_suite suite_linear;
+extern const op_suite suite_embedding, suite_linear, suite_head, suite_logits, suite_loss_sum;
+extern const op_suite suite_fake_quant, suite_square_sum, suite_adamw;
 
 static const op_suite *const suites[] = {
     &suite_rmsnorm, &suite_rope, &suite_attention, &suite_glu, &suite_add,
-    &suite_linear,
+    &suite_embedding, &suite_linear, &suite_head, &suite_logits, &suite_fake_quant,
+    &suite_loss_sum, &suite_square_sum, &suite_adamw,
 };
 enum { SUITES = sizeof suites / sizeof *suites };
 
