@@ -5,44 +5,85 @@
 
 #include <math.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <string.h>
 
-/* jansson is not safe when memory ends: a token whose buffer cannot grow loses bytes, and its
- * scanner then runs past the end (2.14, lex_save and lex_scan_string). So while jansson parses or
- * prints, its allocations are noted, and the first that fails jumps out of it and frees them all. */
+/* jansson asks for millions of small blocks (a tokenizer.json has two million strings and lists),
+ * so while it parses or prints, they are cut from chunks; a chunk is freed with the last block in
+ * it, which may be long after and on another thread. Outside of that each block is its own chunk.
+ *
+ *   | chunk, 32 bytes | owner 16 | block ... | owner 16 | block ... |
+ *
+ * jansson is also not safe when memory ends: a token whose buffer cannot grow loses bytes, and
+ * its scanner then runs past the end (2.14, lex_save and lex_scan_string). So the first chunk that
+ * cannot be had jumps out of it and frees all chunks of that call. */
+typedef struct chunk {
+    atomic_size_t live; /* blocks, and one for the call that fills it */
+    struct chunk *next; /* of the same call */
+    size_t used, size;  /* bytes */
+} chunk;
+
+enum { CHUNK = 64 << 10, OWNER = 16 }; /* bytes */
+
 static _Thread_local struct {
     bool on;
     jmp_buf out;
-    void **blocks;
-    size_t count, capacity;
+    chunk *chunks; /* of this call, the open one first */
 } guard;
 
+static chunk *chunk_open(size_t size) {
+    chunk *c = mem_alloc(sizeof *c + size, "JSON");
+    if (!c) return NULL;
+    atomic_init(&c->live, 1);
+    c->size = size;
+    return c;
+}
+
+static void chunk_drop(chunk *c) {
+    if (atomic_fetch_sub(&c->live, 1) == 1) mem_free(c);
+}
+
+static void *chunk_cut(chunk *c, size_t bytes) {
+    char *block = (char *)(c + 1) + c->used + OWNER;
+    memcpy(block - OWNER, &c, sizeof c);
+    c->used += bytes;
+    return block;
+}
+
 static void *json_allocate(size_t bytes) {
-    void *block = mem_alloc(bytes, "JSON");
-    if (!guard.on) return block;
-    if (!block ||
-        mem_grow(&guard.blocks, &guard.capacity, guard.count + 1, sizeof block, "JSON")) {
-        mem_free(block);
-        longjmp(guard.out, 1);
+    if (bytes > SIZE_MAX / 2) return NULL;
+    bytes = (bytes + 2 * OWNER - 1) / OWNER * OWNER; /* rounded up, with the owner */
+    if (!guard.on) {
+        chunk *c = chunk_open(bytes);
+        return c ? chunk_cut(c, bytes) : NULL;
     }
-    return guard.blocks[guard.count++] = block;
+    if (!guard.chunks || guard.chunks->size - guard.chunks->used < bytes) {
+        chunk *c = chunk_open(bytes > CHUNK ? bytes : CHUNK);
+        if (!c) longjmp(guard.out, 1);
+        c->next = guard.chunks;
+        guard.chunks = c;
+    }
+    atomic_fetch_add(&guard.chunks->live, 1);
+    return chunk_cut(guard.chunks, bytes);
 }
 
 static void json_release(void *block) {
-    for (size_t i = guard.on && block ? guard.count : 0; i-- > 0;) /* the newest go first */
-        if (guard.blocks[i] == block) {
-            guard.blocks[i] = guard.blocks[--guard.count];
-            break;
-        }
-    mem_free(block);
+    chunk *c;
+    if (!block) return;
+    memcpy(&c, (char *)block - OWNER, sizeof c);
+    chunk_drop(c);
 }
 
 static void guard_end(bool release) {
     guard.on = false;
-    for (size_t i = 0; release && i < guard.count; i++) mem_free(guard.blocks[i]);
-    mem_free(guard.blocks);
-    guard.blocks = NULL;
-    guard.count = guard.capacity = 0;
+    for (chunk *c = guard.chunks, *next; c; c = next) {
+        next = c->next;
+        if (release)
+            mem_free(c);
+        else
+            chunk_drop(c);
+    }
+    guard.chunks = NULL;
 }
 
 void json_setup(void) { json_set_alloc_funcs(json_allocate, json_release); }
@@ -145,5 +186,7 @@ char *json_write_text(const json_t *value, size_t flags) {
     guard.on = true;
     char *text = json_dumps(value, style);
     guard_end(false);
-    return text;
+    char *copy = text ? mem_strdup(text) : NULL; /* for mem_free */
+    json_release(text);
+    return copy;
 }
