@@ -31,17 +31,18 @@ static const group groups[] = {
         "swanlab_completion_log_interval swanlab_completion_max_buffer swanlab_description "
         "swanlab_experiment_name swanlab_log_completions swanlab_log_model swanlab_mode "
         "swanlab_project swanlab_workspace use_swanlab include_tkps "
-        "include_tokens_per_second profiler_steps profiler_steps_start debug test_value"),
+        "include_tokens_per_second profiler_steps profiler_steps_start"),
     IGNORED("benchmarks during training are not run",
             "bench_dataset bench_split do_bench_eval do_causal_lm_eval eval_causal_lm_metrics "
-            "eval_table_size eval_max_new_tokens generation_prompt_ratio"),
-    IGNORED(
-        "speed; attention is exact and documents stay apart in any case",
-        "attn_implementation flash_attention sdp_attention xformers_attention flex_attention "
-        "eager_attention sage_attention flash_attn_cross_entropy flash_attn_d512 "
-        "flash_attn_fuse_mlp flash_attn_fuse_qkv flash_attn_rms_norm flash_optimum "
-        "flex_attn_compile_kwargs fused_attn_kernel gemma4_hybrid_attn_impl "
-        "large_head_attention sdpa_varlen heads_k_stride ring_attn_func batch_flattening"),
+            "eval_table_size eval_table_max_new_tokens "
+            "eval_max_new_tokens generation_prompt_ratio"),
+    IGNORED("speed; attention is exact and documents stay apart in any case",
+            "attention attn_implementation flash_attention sdp_attention xformers_attention "
+            "flex_attention "
+            "eager_attention sage_attention flash_attn_cross_entropy flash_attn_d512 "
+            "flash_attn_fuse_mlp flash_attn_fuse_qkv flash_attn_rms_norm flash_optimum "
+            "flex_attn_compile_kwargs fused_attn_kernel gemma4_hybrid_attn_impl "
+            "large_head_attention sdpa_varlen heads_k_stride ring_attn_func batch_flattening"),
     IGNORED(
         "speed",
         "lora_mlp_kernel lora_qkv_kernel lora_o_kernel lora_embedding_kernel "
@@ -88,6 +89,7 @@ static const group groups[] = {
         "total_supervised_tokens axolotl_config_path"),
     IGNORED("nothing is padded: rows cost what they hold",
             "pad_to_sequence_len pad_to_multiple_of"),
+    IGNORED("nothing reads it", "debug test_value"),
     IGNORED("keys are always checked", "strict"),
     IGNORED("nothing is sent anywhere",
             "hub_model_id hub_revision hub_strategy push_dataset_to_hub hf_use_auth_token"),

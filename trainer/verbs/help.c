@@ -156,13 +156,13 @@ static void add_words(text *t, const char *prefix, const char *choices) {
 static void add_completion_keys(text *t, const schema *s, const char *prefix) {
     for (size_t i = 0; i < s->count; i++) {
         const field *f = &s->fields[i];
-        char inner[64];
+        char inner[128];
         if (f->kind == FIELD_SECTION || f->kind == FIELD_TABLES) continue;
         if (f->kind != FIELD_TABLE) {
             text_addf(t, " %s%s=", prefix, f->name);
             continue;
         }
-        snprintf(inner, sizeof inner, "%s%s.", prefix, f->name);
+        snprintf(inner, sizeof inner, "%.60s%.60s.", prefix, f->name);
         add_completion_keys(t, f->table, inner);
     }
 }
@@ -170,12 +170,12 @@ static void add_completion_keys(text *t, const schema *s, const char *prefix) {
 static void add_completion_values(text *t, const schema *s, const char *prefix) {
     for (size_t i = 0; i < s->count; i++) {
         const field *f = &s->fields[i];
-        char inner[64];
+        char inner[128];
         const char *choices = f->kind == FIELD_BOOL     ? "true|false"
                               : f->kind == FIELD_SWITCH ? "true|false|auto"
                                                         : f->choices;
         if (f->kind == FIELD_TABLE) {
-            snprintf(inner, sizeof inner, "%s%s.", prefix, f->name);
+            snprintf(inner, sizeof inner, "%.60s%.60s.", prefix, f->name);
             add_completion_values(t, f->table, inner);
         } else if (f->kind != FIELD_SECTION && choices) {
             text_addf(t, "        %s%s) values=\"", prefix, f->name);
