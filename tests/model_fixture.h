@@ -1,5 +1,5 @@
-/* model_fixture.h: a model opened for tests: folder to engine in one call, documents in, losses,
- * gradients and log-probabilities out. Failing here fails the running test. */
+/* model_fixture.h: a model opened for tests: folder to engine in one call, documents in,
+ * losses, gradients and log-probabilities out. Failing here fails the running test. */
 #ifndef NIBBLE_TESTS_MODEL_FIXTURE_H
 #define NIBBLE_TESTS_MODEL_FIXTURE_H
 
@@ -16,8 +16,8 @@ enum { RUN_TRAIN, RUN_EVALUATE, RUN_REFERENCE, RUN_GENERATE, RUN_NORM, RUN_UPDAT
 
 /* How to open it. */
 typedef struct fixture_options {
-    const char *folder;     /* absolute */
-    const char *adapter;    /* PEFT folder, or NULL */
+    const char *folder;       /* absolute */
+    const char *adapter;      /* PEFT folder, or NULL */
     const lora_request *lora; /* without a folder: what to make; NULL: no adapter */
     decoder_training training;
     dtype compute, quantize; /* DTYPE_COUNT: not quantized */
@@ -142,8 +142,8 @@ static inline double fixture_run(fixture *f, int which, batch *b) {
         [INPUT_TARGETS] = {b->targets, b->rows, 0xff},
         [INPUT_WEIGHTS] = {b->weights, b->rows, 0},
     };
-    run_args args = {.rows = b->rows, .documents = b->documents, .micro = UINT64_MAX,
-                     .inputs = inputs};
+    run_args args = {
+        .rows = b->rows, .documents = b->documents, .micro = UINT64_MAX, .inputs = inputs};
     assert_ok(decoder_clear_total(f->d, f->e));
     assert_ok(engine_run(f->e, which, &args));
     assert_ok(decoder_read_sums(f->d, f->e, total, NULL));

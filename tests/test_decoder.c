@@ -1,18 +1,25 @@
-/* test_decoder.c: the decoder on the engine against the goldens of the real libraries: stories260K
- * in fp32 (llama.cpp, PyTorch), the four peft-parity models. */
+/* test_decoder.c: the decoder on the engine against the goldens of the real libraries:
+ * stories260K in fp32 (llama.cpp, PyTorch), the four peft-parity models. */
 #include "model_fixture.h"
+#include "scratch.h"
 
+#include "checkpoints/bnb.h"
 #include "quant/adamw.h"
+#include "trainer/model/merge.h"
 
 #define STORIES FIXTURES "/models/stories260K/hf-f32"
-#define GOLDEN "expectations/qlora-torch-golden/"
+#define GOLDEN  "expectations/qlora-torch-golden/"
 
-static const fixture_options plain = {
-    .folder = STORIES, .compute = DTYPE_F32, .quantize = DTYPE_COUNT, .training = TRAIN_NOTHING};
+static const fixture_options plain = {.folder = STORIES,
+                                      .compute = DTYPE_F32,
+                                      .quantize = DTYPE_COUNT,
+                                      .training = TRAIN_NOTHING};
 
 /* ---- stories260K without adapter ---- */
 
-static json_t *expected_json(void) { return golden_json(GOLDEN "expected.json"); }
+static json_t *expected_json(void) {
+    return golden_json(GOLDEN "expected.json");
+}
 
 /* ids of a JSON list; returns how many. */
 static int64_t read_ids(const json_t *list, int32_t *ids, int64_t most) {
@@ -27,7 +34,8 @@ static int64_t read_ids(const json_t *list, int32_t *ids, int64_t most) {
 enum { PROMPT = 16 };
 
 static void test_llama_cpp(void **state) {
-    json_t *e = expected_json(), *l = golden_json("models/stories260K/llama_cpp_logprobs.json");
+    json_t *e = expected_json(),
+           *l = golden_json("models/stories260K/llama_cpp_logprobs.json");
     const json_t *want = json_object_get(l, "logprobs");
     int32_t ids[256];
     float logp[FIXTURE_ROWS];
@@ -156,7 +164,8 @@ static void load_golden_adapter(fixture *f, const golden *g) {
     }
 }
 
-/* Compares what `which` parameter of each trainable holds with a golden; worst relative error. */
+/* Compares what `which` parameter of each trainable holds with a golden; worst relative error.
+ */
 static double compare_adapters(fixture *f, const golden *g, bool gradients) {
     double worst = 0;
     for (size_t i = 0; i < f->d->trainable_count; i++) {
@@ -202,7 +211,8 @@ static void check_random_b(const golden_case *c) {
     check_close("base_loss", fixture_run(&f, RUN_REFERENCE, &b),
                 json_real_value(json_object_get(run, "base_loss")), c->tolerance);
     double want = json_real_value(json_object_get(run, "loss_random_B"));
-    check_close("loss_random_B, evaluated", fixture_run(&f, RUN_EVALUATE, &b), want, c->tolerance);
+    check_close("loss_random_B, evaluated", fixture_run(&f, RUN_EVALUATE, &b), want,
+                c->tolerance);
     check_close("loss_random_B", fixture_run(&f, RUN_TRAIN, &b), want, c->tolerance);
     snprintf(path, sizeof path, GOLDEN "grads_randomB_%s.safetensors", c->name);
     golden_open(&g, path);
@@ -242,7 +252,8 @@ static void check_training(const golden_case *c) {
     fixture f;
     json_t *e = expected_json();
     const json_t *run = json_object_get(json_object_get(e, "runs"), c->name);
-    const json_t *losses = json_object_get(run, "losses"), *norms = json_object_get(run, "grad_norms");
+    const json_t *losses = json_object_get(run, "losses"),
+                 *norms = json_object_get(run, "grad_norms");
     fixture_options o = golden_options(c);
     fixture_open(&f, &o);
     golden_batch(&b, e);
@@ -253,8 +264,8 @@ static void check_training(const golden_case *c) {
         snprintf(what, sizeof what, "%s, step %zu", c->name, i + 1);
         check_close(what, fixture_run(&f, RUN_TRAIN, &b),
                     json_real_value(json_array_get(losses, i)), 1e-3);
-        check_close(what, golden_step(&f, (int)i + 1), json_real_value(json_array_get(norms, i)),
-                    1e-2);
+        check_close(what, golden_step(&f, (int)i + 1),
+                    json_real_value(json_array_get(norms, i)), 1e-2);
     }
     snprintf(path, sizeof path, GOLDEN "lora_after30_%s.safetensors", c->name);
     golden_open(&g, path);
@@ -270,12 +281,372 @@ static void test_training(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_training(&cases[i]);
 }
 
+/* ---- the four peft-parity models ---- */
+
+#define PARITY "expectations/peft-parity/"
+
+typedef struct parity_case {
+    const char *name;
+    dtype quantize;
+    bool nested;
+    dtype stored; /* of the base's files */
+} parity_case;
+
+static const parity_case parity[] = {
+    {"llama-nf4-dq", DTYPE_NF4, true, DTYPE_BF16},
+    {"qwen2-fp4", DTYPE_FP4, false, DTYPE_BF16},
+    {"qwen3-packed", DTYPE_NF4, true, DTYPE_BF16},
+    {"mistral-lora", DTYPE_COUNT, false, DTYPE_F16},
+};
+enum { PARITY_CASES = sizeof parity / sizeof *parity };
+
+/* fixtures/expectations/peft-parity/CASE/NAME in one of four turning buffers */
+static const char *parity_path(const parity_case *c, const char *name) {
+    static char paths[4][512];
+    static int turn;
+    char *path = paths[turn++ % 4];
+    snprintf(path, sizeof paths[0], FIXTURES "/" PARITY "%s/%s", c->name, name);
+    return path;
+}
+
+static json_t *parity_json(const parity_case *c) {
+    json_t *j;
+    golden_require_fixtures();
+    assert_ok(json_read_file(parity_path(c, "expected.json"), 1 << 24, STATUS_DATA, &j));
+    return j;
+}
+
+/* All rows of a case as one batch. */
+static void parity_batch(const parity_case *c, batch *b) {
+    char *text, *line, *rest;
+    size_t bytes;
+    memset(b, 0, sizeof *b);
+    assert_ok(file_read_all(parity_path(c, "rows.jsonl"), 1 << 20, &text, &bytes));
+    for (line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        int32_t ids[256], labels[256];
+        json_t *row;
+        assert_ok(json_read_text(line, strlen(line), c->name, STATUS_DATA, &row));
+        int64_t n = read_ids(json_object_get(row, "input_ids"), ids, 256);
+        assert_int_equal(read_ids(json_object_get(row, "labels"), labels, 256), n);
+        batch_add(b, ids, labels, n);
+        json_decref(row);
+    }
+    mem_free(text);
+}
+
+static fixture_options parity_options(const parity_case *c, const char *folder) {
+    return (fixture_options){.folder = folder,
+                             .compute = DTYPE_F32,
+                             .quantize = c->quantize,
+                             .nested = c->nested,
+                             .training = TRAIN_NOTHING};
+}
+
+static double number_in(const json_t *j, const char *object, const char *key) {
+    const json_t *v = json_object_get(object ? json_object_get(j, object) : j, key);
+    assert_true(json_is_number(v));
+    return json_number_value(v);
+}
+
+/* Sums of -log p per row, with adapter0. */
+static void check_rows(fixture *f, const batch *b, const json_t *e) {
+    float logp[FIXTURE_ROWS];
+    const json_t *sums = json_object_get(e, "row_ce_sum_before_training");
+    fixture_logp(f, RUN_EVALUATE, b, logp);
+    assert_int_equal(json_array_size(sums), b->documents);
+    for (int64_t i = 0; i < b->documents; i++) {
+        double sum = 0;
+        for (int32_t k = b->starts[i]; k < b->starts[i + 1]; k++)
+            if (b->targets[k] >= 0) sum -= logp[k];
+        check_close("cross-entropy of a row", sum,
+                    json_number_value(json_array_get(sums, (size_t)i)), 1e-5);
+    }
+}
+
+/* Norms of all gradients of the first step, by PEFT's key. */
+static void check_gradient_norms(fixture *f, const json_t *e) {
+    const json_t *norms = json_object_get(e, "grad_norm_step1_per_tensor");
+    run_args args = {0};
+    double total[2], squares[128];
+    assert_ok(engine_run(f->e, RUN_NORM, &args));
+    assert_ok(decoder_read_sums(f->d, f->e, total, squares));
+    assert_int_equal(json_object_size(norms), f->d->trainable_count);
+    for (size_t i = 0; i < f->d->trainable_count; i++) {
+        char key[128];
+        snprintf(key, sizeof key, "base_model.model.%s",
+                 f->d->table.items[f->d->trainables[i].working].name);
+        check_close(key, sqrt(squares[i]), number_in(norms, NULL, key), 1e-3);
+    }
+}
+
+static void check_parity(const parity_case *c) {
+    json_t *e = parity_json(c);
+    batch b;
+    fixture f;
+    parity_batch(c, &b);
+    char folder[512], adapter[512];
+    snprintf(folder, sizeof folder, "%s", parity_path(c, "base"));
+    snprintf(adapter, sizeof adapter, "%s", parity_path(c, "adapter0"));
+    fixture_options o = parity_options(c, folder);
+    o.adapter = adapter;
+    o.training = TRAIN_ADAPTERS;
+    fixture_open(&f, &o);
+    check_close("base loss", fixture_run(&f, RUN_REFERENCE, &b),
+                number_in(e, "base_loss", "quantized_base_no_adapter"), 1e-5);
+    fixture_run(&f, RUN_EVALUATE, &b);
+    check_rows(&f, &b, e);
+    check_close("loss", fixture_run(&f, RUN_TRAIN, &b),
+                json_number_value(json_array_get(json_object_get(e, "loss"), 0)), 1e-5);
+    check_gradient_norms(&f, e);
+    fixture_close(&f);
+    o = parity_options(c, folder);
+    o.quantize = DTYPE_COUNT;
+    fixture_open(&f, &o);
+    check_close("base loss, not quantized", fixture_run(&f, RUN_EVALUATE, &b),
+                number_in(e, "base_loss", "original_base_no_adapter"), 1e-5);
+    fixture_close(&f);
+    json_decref(e);
+}
+
+static void test_parity(void **state) {
+    for (int i = 0; i < PARITY_CASES; i++) check_parity(&parity[i]);
+}
+
+/* ---- merging ---- */
+
+/* The trained adapter of a case as a PEFT folder. */
+static void parity_adapter(const parity_case *c, const char *folder) {
+    char to[600];
+    snprintf(to, sizeof to, "%s/adapter_config.json", folder);
+    assert_ok(file_copy(parity_path(c, "adapter0/adapter_config.json"), to));
+    snprintf(to, sizeof to, "%s/adapter_model.safetensors", folder);
+    assert_ok(file_copy(parity_path(c, "expected_adapter.safetensors"), to));
+}
+
+/* Merges into `out` and returns the merged model's loss over the case's rows. */
+static double merged_loss(const parity_case *c, const char *adapter, const char *out,
+                          bool dequantized, dtype type) {
+    model_config config;
+    weights w;
+    peft_adapter p;
+    merge *m;
+    batch b;
+    fixture f;
+    merge_options how = {dequantized, DTYPE_F32, c->quantize, c->nested};
+    assert_ok(model_config_open(&config, parity_path(c, "base")));
+    assert_ok(weights_open(&w, parity_path(c, "base"), &config));
+    assert_ok(peft_open(&p, adapter));
+    assert_ok(merge_open(&m, &w, &p, &how));
+    export_source source = merge_source(m);
+    model_export x = {.config = &config,
+                      .tied = w.tied,
+                      .from = parity_path(c, "base"),
+                      .out = out,
+                      .type = type,
+                      .shard_bytes = 100000, /* several shards */
+                      .source = &source};
+    assert_ok(model_export_write(&x));
+    assert_fails(model_export_write(&x), STATUS_USAGE, "not empty");
+    merge_close(m);
+    peft_close(&p);
+    weights_close(&w);
+    model_config_close(&config);
+    fixture_options o = parity_options(c, out);
+    o.quantize = DTYPE_COUNT;
+    fixture_open(&f, &o);
+    assert_true(f.w.files.shard_count > 1);
+    parity_batch(c, &b);
+    double loss = fixture_run(&f, RUN_EVALUATE, &b);
+    fixture_close(&f);
+    return loss;
+}
+
+static void check_merge(const parity_case *c) {
+    json_t *e = parity_json(c);
+    char adapter[512], out[512], file[600];
+    snprintf(adapter, sizeof adapter, "%s", scratch_folder("adapter"));
+    parity_adapter(c, adapter);
+    const struct {
+        const char *key;
+        bool dequantized;
+        dtype type;
+    } ways[] = {{"onto_dequantized_base_fp32", true, DTYPE_F32},
+                {"onto_original_base_fp32", false, DTYPE_F32},
+                {"onto_original_base_rounded_to_its_dtype", false, c->stored}};
+    for (int i = 0; i < 3; i++) {
+        snprintf(out, sizeof out, "%s", scratch_folder("merged"));
+        double loss = merged_loss(c, adapter, out, ways[i].dequantized, ways[i].type);
+        check_close(ways[i].key, loss, number_in(e, "merged_loss", ways[i].key), 2e-6);
+    }
+    for (int i = 0; i < 3; i++) { /* what comes along */
+        static const char *const names[] = {"tokenizer.json", "tokenizer_config.json",
+                                            "generation_config.json"};
+        snprintf(file, sizeof file, "%s/%s", out, names[i]);
+        assert_true(file_exists(file));
+    }
+    snprintf(file, sizeof file, "%s.tmp", out);
+    assert_false(file_exists(file));
+    json_decref(e);
+}
+
+static void test_merge(void **state) {
+    for (int i = 0; i < PARITY_CASES; i++) check_merge(&parity[i]);
+}
+
+/* ---- adapters written and read back ---- */
+
+static void test_adapter_round_trip(void **state) {
+    golden_require_fixtures();
+    char folder[512];
+    batch b = {0};
+    fixture f;
+    json_t *e = expected_json();
+    lora_request request = golden_lora;
+    const char *const some[] = {"q_proj", "model.layers.3.mlp.down_proj"};
+    request.targets = some, request.target_count = 2, request.rslora = true;
+    golden_batch(&b, e);
+    fixture_options o = golden_options(&cases[2]);
+    o.lora = &request;
+    fixture_open(&f, &o);
+    assert_int_equal(f.d->trainable_count, 2 * 6);
+    for (size_t i = 0; i < f.d->trainable_count; i++) { /* B other than 0 */
+        const trainable *t = &f.d->trainables[i];
+        float *x = calloc((size_t)(t->rows * t->cols), sizeof *x);
+        for (int64_t k = 0; k < t->rows * t->cols; k++)
+            x[k] = 0.3f * sinf((float)(k + (int64_t)i));
+        assert_ok(masters_put(f.d, f.e, t->working, 0, t->rows * t->cols, x));
+        free(x);
+    }
+    double loss = fixture_run(&f, RUN_EVALUATE, &b);
+    assert_true(fabs(loss - fixture_run(&f, RUN_REFERENCE, &b)) > 1e-3);
+    for (int bake = 0; bake < 2; bake++) {
+        snprintf(folder, sizeof folder, "%s", scratch_folder(bake ? "baked" : "rslora"));
+        lora_export how = {
+            .base_model = STORIES, .rank = 8, .alpha = 16, .rslora = true, .bake_scale = bake};
+        assert_ok(lora_write(f.d, f.e, folder, &how));
+        fixture g;
+        fixture_options again = golden_options(&cases[2]);
+        again.lora = NULL;
+        again.adapter = folder;
+        again.training = TRAIN_NOTHING;
+        fixture_open(&g, &again);
+        assert_int_equal(g.peft.config.rslora, !bake);
+        double got = fixture_run(&g, RUN_EVALUATE, &b);
+        if (bake)
+            check_close("baked scale", got, loss, 1e-6);
+        else
+            assert_true(got == loss); /* the same bits */
+        fixture_close(&g);
+    }
+    fixture_close(&f);
+    json_decref(e);
+}
+
+/* ---- what was loaded ---- */
+
+/* Every parameter of the base, byte for byte. */
+static void same_base(fixture *f, fixture *g) {
+    assert_int_equal(f->d->table.count, g->d->table.count);
+    for (size_t i = 0; i < f->d->table.count; i++) {
+        const parameter *p = &f->d->table.items[i];
+        mem_class class = f->d->table.pages[p->page].class;
+        if (class != MEM_BASE && class != MEM_EMBEDDING) continue;
+        tensor x = engine_host_view(f->e, (parameter_id)i),
+               y = engine_host_view(g->e, (parameter_id)i);
+        int64_t count = p->format.rows * p->format.cols;
+        if (!dtype_is_4bit(p->format.type)) {
+            assert_memory_equal(x.data, y.data, (size_t)p->bytes);
+            continue;
+        }
+        quant_view v = tensor_quant_view(&x), u = tensor_quant_view(&y);
+        assert_memory_equal(v.codes, u.codes, (size_t)quant_code_bytes(count));
+        for (int64_t k = 0; k < quant_block_count(count, v.block); k++)
+            assert_true(quant_view_absmax(&v, k) == quant_view_absmax(&u, k));
+    }
+}
+
+/* The same model as fp32 in one file and as bf16 in shards: loaded for bf16, the same bytes,
+ * and quantized from there the same codes. */
+static void test_shards(void **state) {
+    golden_require_fixtures();
+    static const dtype types[] = {DTYPE_COUNT, DTYPE_NF4, DTYPE_FP4};
+    for (int i = 0; i < 3; i++) {
+        fixture f, g;
+        fixture_options o = plain;
+        o.compute = DTYPE_BF16;
+        o.quantize = types[i];
+        o.nested = i == 1;
+        fixture_open(&f, &o);
+        o.folder = FIXTURES "/models/stories260K/hf-bf16-sharded";
+        fixture_open(&g, &o);
+        assert_true(g.w.files.shard_count == 2);
+        same_base(&f, &g);
+        fixture_close(&f);
+        fixture_close(&g);
+    }
+}
+
+/* A bitsandbytes checkpoint made of a quantized model loads as it is. */
+static void write_bnb_model(fixture *f, const char *folder) {
+    char path[600];
+    safetensors_writer w;
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    assert_ok(file_copy(STORIES "/config.json", path));
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    assert_ok(safetensors_create(&w, path));
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < f->d->table.count; i++) {
+            const parameter *p = &f->d->table.items[i];
+            mem_class class = f->d->table.pages[p->page].class;
+            if (class != MEM_BASE && class != MEM_EMBEDDING) continue;
+            const int64_t shape[] = {p->format.rows, p->format.cols};
+            bool vector = p->format.rows == 1;
+            const void *data = engine_host_view(f->e, (parameter_id)i).data;
+            if (dtype_is_4bit(p->format.type) && !pass)
+                assert_ok(bnb_declare(&w, p->name, &p->format, DTYPE_F32));
+            else if (dtype_is_4bit(p->format.type))
+                assert_ok(bnb_write(&w, p->name, &p->format, DTYPE_F32, data));
+            else if (!pass)
+                assert_ok(safetensors_declare(&w, p->name, p->format.type, vector ? 1 : 2,
+                                              vector ? shape + 1 : shape));
+            else
+                assert_ok(safetensors_write(&w, p->name, data, (size_t)p->bytes));
+        }
+        if (!pass) assert_ok(safetensors_begin(&w, "pt"));
+    }
+    assert_ok(safetensors_finish(&w));
+}
+
+static void test_bnb_base(void **state) {
+    golden_require_fixtures();
+    for (int nested = 0; nested < 2; nested++) {
+        char folder[512];
+        fixture f, g;
+        fixture_options o = plain;
+        o.quantize = nested ? DTYPE_NF4 : DTYPE_FP4;
+        o.nested = nested;
+        fixture_open(&f, &o);
+        snprintf(folder, sizeof folder, "%s", scratch_folder("bnb"));
+        write_bnb_model(&f, folder);
+        o.folder = folder;
+        o.quantize = DTYPE_COUNT; /* the files say it */
+        o.nested = false;
+        fixture_open(&g, &o);
+        assert_true(g.w.any_stored);
+        same_base(&f, &g);
+        fixture_close(&f);
+        fixture_close(&g);
+    }
+}
+
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_llama_cpp), cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_logits),    cmocka_unit_test(test_random_b),
-        cmocka_unit_test(test_training),
+        cmocka_unit_test(test_training),  cmocka_unit_test(test_parity),
+        cmocka_unit_test(test_merge),     cmocka_unit_test(test_adapter_round_trip),
+        cmocka_unit_test(test_shards),    cmocka_unit_test(test_bnb_base),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }
