@@ -25,7 +25,7 @@
 #include <string.h>
 
 enum {
-    GEMM_SHAPES = 8192, /* entries for primitives, a power of two; at most 3/4 are used */
+    GEMM_SHAPES = 4096, /* entries for primitives, a power of two; at most 3/4 are used */
     /* the widened tiles: A 8 MB, B 4 MB, C 2 MB, in cache on big machines, and each widened
      * element is used at least 512 times */
     TILE_M = 1024,
@@ -120,8 +120,8 @@ bool gemm_native(const gemm *g, dtype type) {
 
 void gemm_describe(const gemm *g, char *text, size_t bytes) {
     const dnnl_version_t *v = dnnl_version();
-    snprintf(text, bytes, "oneDNN %d.%d.%d (%.8s), instruction set 0x%x, bf16 %s", v->major,
-             v->minor, v->patch, v->hash, (unsigned)dnnl_get_effective_cpu_isa(),
+    snprintf(text, bytes, "oneDNN %d.%d.%d, instruction set %#x, bf16 %s", v->major, v->minor,
+             v->patch, (unsigned)dnnl_get_effective_cpu_isa(),
              g->native_bf16 ? "native" : "through f32");
 }
 
