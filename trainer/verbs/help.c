@@ -1,6 +1,7 @@
 /* help.c: help of a verb, the page of configuration keys, the completion script. */
 #include "trainer/verbs/help.h"
 
+#include "common/alloc.h"
 #include "trainer/verbs/dialect.h"
 #include "trainer/verbs/schema.h"
 #include "trainer/verbs/text.h"
@@ -90,25 +91,37 @@ static void add_inner_tables(text *t, const schema *s) {
     }
 }
 
+/* One reason and its keys, a paragraph each. */
+static void add_reason(text *t, const char *scope, const char *reason, text *keys) {
+    char *names = text_take(keys);
+    if (!names) {
+        t->failed = true;
+        return;
+    }
+    text_add(t, "- ");
+    text_wrap(t, reason, 2, 2, WIDTH);
+    if (strcmp(scope, "configuration")) text_addf(t, " (under `%s`)", scope);
+    text_add(t, ":\n  ");
+    text_wrap(t, names, 2, 2, WIDTH);
+    text_add(t, "\n");
+    mem_free(names);
+}
+
 /* Keys of one effect, those with the same reason together. */
 static void add_foreign(text *t, dialect_effect effect) {
     static const char *const scopes[] = {"configuration", "datasets", "bnb_config_kwargs"};
     for (size_t i = 0; i < sizeof scopes / sizeof *scopes; i++) {
         const char *reason = NULL;
+        text keys = {0};
         dialect_key key;
         for (dialect_cursor cursor = {0}; dialect_next(&cursor, scopes[i], &key);) {
             if (key.effect != effect) continue;
-            if (key.reason != reason) {
-                text_add(t, reason ? "\n- " : "- ");
-                text_wrap(t, key.reason, 2, 2, WIDTH);
-                text_addf(t, "%s%s%s:\n", i ? " (under `" : "", i ? scopes[i] : "",
-                          i ? "`)" : "");
-            }
+            if (reason && key.reason != reason) add_reason(t, scopes[i], reason, &keys);
             reason = key.reason;
-            text_addf(t, "  `%s`%s%s%s\n", key.name, *key.harmless ? " (fine: " : "",
-                      key.harmless, *key.harmless ? ")" : "");
+            text_addf(&keys, "%s`%s`", keys.length ? ", " : "", key.name);
+            if (*key.harmless) text_addf(&keys, " (fine: %s)", key.harmless);
         }
-        if (reason) text_add(t, "\n");
+        if (reason) add_reason(t, scopes[i], reason, &keys);
     }
 }
 
@@ -135,7 +148,7 @@ char *help_keys(void) {
     add_foreign(&t, DIALECT_IGNORED);
     text_add(
         &t,
-        "## Refused\n\n"
+        "\n## Refused\n\n"
         "They would change the result and do not exist here. Not set, false, empty, or with\n"
         "the value named as fine they are accepted. `base_model_config` and\n"
         "`tokenizer_config` may repeat `base_model`.\n\n");

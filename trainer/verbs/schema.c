@@ -168,7 +168,7 @@ static const field config_fields[] = {
 
     SECTION("Data"),
     ROW(FIELD_TABLES, datasets, FIELD_REQUIRED, NULL, .table = &schema_dataset,
-        .doc = "What to learn from: a list, see Datasets."),
+        .doc = "What to learn from; the keys of an entry stand below."),
     ROW(FIELD_TABLES, test_datasets, FREE, NULL, .table = &schema_dataset,
         .doc = "What to evaluate on, instead of val_set_size."),
     REAL(val_set_size, FIELD_COUNT, "0", 0, ANY,
