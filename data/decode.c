@@ -109,20 +109,20 @@ static status read_step(decoder *d, const json_t *json, int depth) {
     return s->kind == METASPACE ? read_metaspace(s, json) : STATUS_OK;
 }
 
-status decoder_open(decoder **out, const json_t *json) {
+status text_decoder_open(decoder **out, const json_t *json) {
     *out = NULL;
     if (!json || json_is_null(json)) return STATUS_OK;
     decoder *d = mem_alloc(sizeof *d, "a decoder");
     if (!d) return STATUS_MEMORY;
     status s = read_step(d, json, 0);
     if (s != STATUS_OK)
-        decoder_close(d);
+        text_decoder_close(d);
     else
         *out = d;
     return s;
 }
 
-void decoder_close(decoder *d) {
+void text_decoder_close(decoder *d) {
     if (!d) return;
     for (int i = 0; i < d->count; i++) {
         regex_close(d->steps[i].pattern);

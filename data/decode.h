@@ -13,8 +13,8 @@
 typedef struct decoder decoder;
 
 /* From the value of "decoder"; null or NULL gives one that joins tokens with spaces. */
-status decoder_open(decoder **out, const json_t *json);
-void decoder_close(decoder *d); /* NULL is fine */
+status text_decoder_open(decoder **out, const json_t *json);
+void text_decoder_close(decoder *d); /* NULL is fine */
 
 /* Texts one after another; the i-th ends at ends[i]. Zero it before the first use. */
 typedef struct text_list {

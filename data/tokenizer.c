@@ -107,7 +107,7 @@ static status read_pipeline(tokenizer *t, const json_t *json) {
     TRY(normalizer_open(&t->normalizer, json_object_get(json, "normalizer")));
     TRY(pretokenizer_open(&t->pretokenizer, json_object_get(json, "pre_tokenizer"), true));
     TRY(postprocessor_read(&t->post, json_object_get(json, "post_processor")));
-    TRY(decoder_open(&t->decoder, json_object_get(json, "decoder")));
+    TRY(text_decoder_open(&t->decoder, json_object_get(json, "decoder")));
     /* <0xNN> stand for the bytes of the alphabet's characters then: no short cut for that */
     TRY(json_get_bool(model, "byte_fallback", &fallback, "model", STATUS_MODEL));
     if (fallback) pretokenizer_forbid_bytes(t->pretokenizer);
@@ -198,7 +198,7 @@ void tokenizer_close(tokenizer *t) {
     bpe_close(t->model);
     added_tokens_close(t->added);
     postprocessor_free(&t->post);
-    decoder_close(t->decoder);
+    text_decoder_close(t->decoder);
     tokenizer_config_free(&t->config);
     mem_free(t);
 }

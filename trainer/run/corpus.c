@@ -2,6 +2,8 @@
 #include "trainer/run/corpus.h"
 #include "common/alloc.h"
 #include "common/hash.h"
+#include "common/json.h"
+#include "data/records.h"
 
 #include <string.h>
 
@@ -146,4 +148,27 @@ loader_options corpus_eval_options(const config *c) {
                             .shuffle = false,
                             .drop_nothing = true,
                             .seed = (uint64_t)c->seed};
+}
+
+const char *corpus_guess_type(const char *path) {
+    record_reader *reader;
+    record row;
+    json_t *o = NULL;
+    const char *type = "completion";
+    if (records_open(&reader, path, RECORD_AUTO) != STATUS_OK) return type;
+    if (records_next(reader, &row) == STATUS_OK && row.text &&
+        record_parse(path, &row, &o) == STATUS_OK) {
+        if (json_object_get(o, "input_ids"))
+            type = "";
+        else if (json_object_get(o, "messages") || json_object_get(o, "conversations"))
+            type = "chat_template";
+        else if (json_object_get(o, "instruction"))
+            type = "alpaca";
+        else if (json_object_get(o, "segments"))
+            type = "input_output";
+    }
+    json_decref(o);
+    records_close(reader);
+    status_clear(); /* a broken first row is told by whoever reads the file for good */
+    return type;
 }

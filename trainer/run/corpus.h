@@ -23,6 +23,10 @@ const row_set *corpus_held_out(const corpus *c);
 /* Identity of the training rows: XXH3-128 over ids, labels and lengths; 32 hex digits. */
 void corpus_identity(const row_set *rows, char text[33]);
 
+/* The `type` of a file that nobody described, by what its first row has: messages, instruction,
+ * input_ids, segments, else text. */
+const char *corpus_guess_type(const char *path);
+
 /* Loader options for training, and for evaluation (in order, every row once). */
 loader_options corpus_train_options(const config *c);
 loader_options corpus_eval_options(const config *c);

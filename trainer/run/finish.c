@@ -19,10 +19,14 @@ void finish_print_plan(const run *r) {
 static status write_result(run *r) {
     const config *c = r->c;
     if (c->adapter == ADAPTER_FULL) {
+        masters_context masters = {r->s.d, r->s.e};
         char *folder = file_join(c->output_dir, "model");
         if (!folder) return STATUS_MEMORY;
-        merge_options o = {.shard_bytes = MERGE_SHARD_BYTES, .tokenizer_folder = r->s.request.model_folder, .replace = true};
-        status s = merge_write(r->s.d, r->s.e, &r->s.w, folder, &o);
+        export_source source = masters_source(&masters);
+        model_export x = {.config = &r->s.model, .tied = r->s.w.tied, .from = r->s.request.model_folder,
+                          .out = folder, .type = r->s.model.stored, .source = &source};
+        status s = file_remove_tree(folder);
+        if (s == STATUS_OK) s = model_export_write(&x);
         mem_free(folder);
         return s;
     }

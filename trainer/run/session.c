@@ -100,7 +100,7 @@ status session_open_tokenizer(session *s) {
 
 /* ---- planning ---- */
 
-static status record(session *s, session_program p) {
+static status record_program(session *s, session_program p) {
     session_request *r = &s->request;
     bool adapters = s->lora.modules != NULL;
     switch (p) {
@@ -139,13 +139,22 @@ status session_plan(session *s) {
     for (int p = 0; p < SESSION_PROGRAMS; p++) {
         s->index[p] = -1;
         if (!(s->request.programs >> p & 1)) continue;
-        TRY(record(s, (session_program)p));
+        TRY(record_program(s, (session_program)p));
         s->index[p] = n;
         list[n++] = s->programs[p];
     }
     plan_policy policy = policy_of(s);
-    TRY(backend_measure(s->b, s->compute, &s->rates));
+    if (s->rates.gemm_flops <= 0) TRY(backend_measure(s->b, s->compute, &s->rates));
     return plan_make(&s->plan, s->b, &s->d->table, list, n, &policy, &s->rates);
+}
+
+void session_unplan(session *s) {
+    plan_free(s->plan);
+    s->plan = NULL;
+    for (int p = 0; p < SESSION_PROGRAMS; p++) {
+        program_close(s->programs[p]);
+        s->programs[p] = NULL;
+    }
 }
 
 /* ---- loading ---- */
@@ -160,10 +169,11 @@ status session_load(session *s) {
     load_progress progress = {show_progress, s->c->adapter == ADAPTER_QLORA ? "loading and quantizing" : "loading"};
     if (s->plan->policy.base == BASE_DISK) TRY(base_cache_to_disk(s, &progress));
     TRY(engine_open(&s->e, s->b, s->plan, s->disk.path ? &s->disk : NULL));
+    TRY(decoder_load_tables(s->d, s->e));
     TRY(base_cache_load(s, &progress));
     if (!s->lora.modules) return STATUS_OK;
     if (s->adapter_open) return lora_load(s->d, s->e, &s->adapter);
-    return lora_init(s->d, s->e, (uint64_t)s->c->seed);
+    return lora_initialize(s->d, s->e, (uint64_t)s->c->seed);
 }
 
 void session_fingerprint(const session *s, char *text, size_t bytes) {
@@ -175,8 +185,7 @@ void session_fingerprint(const session *s, char *text, size_t bytes) {
 
 void session_close(session *s) {
     engine_close(s->e);
-    plan_free(s->plan);
-    for (int p = 0; p < SESSION_PROGRAMS; p++) program_close(s->programs[p]);
+    session_unplan(s);
     decoder_close(s->d);
     lora_spec_free(&s->lora);
     if (s->adapter_open) peft_close(&s->adapter);

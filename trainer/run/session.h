@@ -61,6 +61,8 @@ status session_open(session *s, const config *c, const session_request *r);
 status session_open_tokenizer(session *s);
 /* Records the programs and plans them: STATUS_MEMORY with remedies. */
 status session_plan(session *s);
+/* Forgets programs and plan, to plan again with another request. */
+void session_unplan(session *s);
 /* Reserves memory, loads the base (from the folder or the quantized cache), then the adapter. */
 status session_load(session *s);
 void session_close(session *s); /* zeroed or half-open ones are fine */

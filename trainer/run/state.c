@@ -1,9 +1,8 @@
 /* state.c: see state.h. */
 #include "trainer/run/state.h"
 #include "common/alloc.h"
-#include "common/half.h"
 #include "common/log.h"
-#include "quant/convert.h"
+#include "trainer/model/masters.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -126,21 +125,6 @@ static status same_base(const json_t *before, const json_t *now, const char *whe
     return STATUS_OK;
 }
 
-/* The working copy is the master rounded: it is not stored. */
-static status round_working(session *s, const trainable *t) {
-    const parameter *m = &s->d->table.items[t->master], *w = &s->d->table.items[t->working];
-    float *master = mem_alloc((size_t)m->bytes, "a master");
-    void *working = mem_alloc((size_t)w->bytes, "a working copy");
-    status r = master && working ? engine_store(s->e, t->master, master, 0, m->bytes) : STATUS_MEMORY;
-    if (r == STATUS_OK) {
-        convert_array(master, QUANT_SRC_F32, working, quant_source_of(w->format.type), t->rows * t->cols);
-        r = engine_load(s->e, t->working, working, 0, w->bytes);
-    }
-    mem_free(master);
-    mem_free(working);
-    return r;
-}
-
 static status load_tensor(session *s, parameter_id id, const checkpoint *c) {
     const parameter *p = &s->d->table.items[id];
     void *bytes = mem_alloc((size_t)p->bytes, "a checkpoint's tensor");
@@ -166,8 +150,8 @@ status state_load(session *s, run_state *r, const run_identity *id, const checkp
         const trainable *t = &s->d->trainables[i];
         for (int k = 0; k < PARTS; k++)
             if (part_of(t, k) >= 0) TRY(load_tensor(s, part_of(t, k), c));
-        TRY(round_working(s, t));
     }
+    TRY(masters_round(s->d, s->e));
     if (strcmp(fingerprint, id->fingerprint))
         log_warn("this is not the machine or the set-up of the checkpoint, so the run goes on but not bit "
                  "for bit: then \"%s\", now \"%s\"", fingerprint, id->fingerprint);

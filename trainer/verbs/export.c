@@ -1,0 +1,99 @@
+/* export.c: `train export`: base and adapter merged into one 16-bit model, or the adapter alone. */
+#include "common/alloc.h"
+#include "common/log.h"
+#include "trainer/model/merge.h"
+#include "trainer/run/signals.h"
+#include "trainer/verbs/verbs.h"
+
+#include <string.h>
+
+static status show_progress(void *context, int64_t done, int64_t total) {
+    log_progress("exporting %lld of %lld MiB", (long long)(done >> 20), (long long)(total >> 20));
+    return signals_check("exporting");
+}
+
+/* Where the trained adapter is: --adapter, else the configuration's output_dir. */
+static const char *adapter_folder(const command *c, const config *conf) {
+    return c->adapter ? c->adapter : conf->output_dir;
+}
+
+/* The type that training rounded weights to before it quantized them. */
+static dtype compute_of(const config *conf, const model_config *m) {
+    switch (config_compute_precision(conf)) {
+    case PRECISION_FP16: return DTYPE_F16;
+    case PRECISION_FP32: return DTYPE_F32;
+    case PRECISION_BF16: return DTYPE_BF16;
+    default: return m->stored == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16;
+    }
+}
+
+static dtype file_type(const model_config *m) { return m->stored == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16; }
+
+static status export_merged(const command *c, const config *conf, const char *folder, const model_config *m,
+                            weights *w, const peft_adapter *adapter) {
+    bool fp4 = conf->bnb_config_kwargs.bnb_4bit_quant_type == CONFIG_FP4;
+    merge_options o = {.dequantized = c->base == EXPORT_DEQUANTIZED,
+                       .compute = compute_of(conf, m),
+                       .quantize = fp4 ? DTYPE_FP4 : DTYPE_NF4,
+                       .nested = conf->bnb_config_kwargs.bnb_4bit_use_double_quant};
+    merge *merged;
+    TRY(merge_open(&merged, w, adapter, &o));
+    export_source source = merge_source(merged);
+    load_progress progress = {show_progress, NULL};
+    model_export x = {.config = m, .tied = w->tied, .from = folder, .out = c->out, .type = file_type(m),
+                      .shard_bytes = c->shard_size > 0 ? c->shard_size : 0, .source = &source, .progress = &progress};
+    status s = model_export_write(&x);
+    merge_close(merged);
+    if (s == STATUS_OK)
+        log_info("merged into %s: on the %s base. Trained on 4-bit weights the adapter fits those exactly "
+                 "(--base dequantized); the 16-bit originals are usually a little better or the same. "
+                 "`train eval` on both tells.", c->out, o.dequantized || w->any_stored ? "dequantized 4-bit" : "original 16-bit");
+    return s;
+}
+
+static status copy_adapter(const char *from, const char *to) {
+    static const char *const names[] = {"adapter_model.safetensors", "adapter_config.json"};
+    TRY(file_make_directories(to));
+    for (int i = 0; i < 2; i++) { /* the configuration last: it marks a whole adapter */
+        char *a = file_join(from, names[i]), *b = file_join(to, names[i]);
+        status s = a && b ? file_copy(a, b) : STATUS_MEMORY;
+        mem_free(a);
+        mem_free(b);
+        TRY(s);
+    }
+    return STATUS_OK;
+}
+
+static status export_all(const command *c, const config *conf, const char *folder) {
+    model_config m;
+    weights w;
+    peft_adapter adapter;
+    if (c->kind == EXPORT_ADAPTER) return copy_adapter(adapter_folder(c, conf), c->out);
+    TRY(model_config_open(&m, folder));
+    status s = weights_open(&w, folder, &m);
+    if (s == STATUS_OK) {
+        s = peft_open(&adapter, adapter_folder(c, conf));
+        if (s == STATUS_OK) {
+            s = export_merged(c, conf, folder, &m, &w, &adapter);
+            peft_close(&adapter);
+        }
+        weights_close(&w);
+    }
+    model_config_close(&m);
+    return s;
+}
+
+status verb_export(const command *c) {
+    config conf;
+    char *folder;
+    if (!c->out) return status_fail(STATUS_USAGE, "export needs --out DIR");
+    if (!c->config_path && !c->adapter)
+        return status_fail(STATUS_USAGE, "export needs --config FILE, or --model DIR and --adapter DIR");
+    TRY(verb_model_config(c, &conf, &folder));
+    status s = STATUS_OK;
+    if (c->overwrite && file_is_directory(c->out)) s = file_remove_tree(c->out);
+    if (s == STATUS_OK) s = export_all(c, &conf, folder);
+    mem_free(folder);
+    config_free(&conf);
+    return s;
+}

@@ -1,0 +1,80 @@
+/* plan.c: `train plan`: what goes where, how much and how fast, before anything is loaded. The
+ * same code as a run up to the point where memory is reserved, so what it prints is exact. */
+#include "common/alloc.h"
+#include "common/checked.h"
+#include "trainer/run/loop.h"
+#include "trainer/run/plan_text.h"
+#include "trainer/run/train.h"
+#include "trainer/verbs/verbs.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Plans the open run again for micro-batches of `tokens` rows. */
+static bool fits(run *r, int64_t tokens) {
+    session *s = &r->s;
+    session_unplan(s);
+    s->request.train_capacity = round_up_i64(tokens, 64);
+    if (s->request.evaluate_capacity) s->request.evaluate_capacity = s->request.train_capacity;
+    return session_plan(s) == STATUS_OK;
+}
+
+/* The largest sequence_len (a multiple of 64) whose plan fits, by doubling and halving. */
+static int64_t largest_sequence(run *r) {
+    int64_t per = r->c->micro_batch_size, low = 0, high = 64, most = 1 << 20;
+    while (high <= most && fits(r, high * per)) low = high, high *= 2;
+    while (high - low > 64) {
+        int64_t middle = round_up_i64((low + high) / 2, 64);
+        if (middle >= high) break;
+        if (fits(r, middle * per))
+            low = middle;
+        else
+            high = middle;
+    }
+    status_clear();
+    return low;
+}
+
+static status print_plan(run *r, const command *c) {
+    int accumulation = (int)r->c->gradient_accumulation_steps;
+    char *text = NULL;
+    json_t *o = NULL;
+    if (c->format == FORMAT_JSON)
+        o = plan_json(&r->s, accumulation);
+    else
+        text = plan_text(&r->s, accumulation);
+    if (!text && !o) return STATUS_MEMORY;
+    double step_seconds = plan_step_seconds(&r->s, accumulation);
+    int64_t longest = largest_sequence(r);
+    if (o) {
+        json_object_set_new(o, "steps", json_integer(r->total_steps));
+        json_object_set_new(o, "run_seconds",
+                            json_real(step_seconds * (double)r->total_steps));
+        json_object_set_new(o, "largest_sequence_len", json_integer(longest));
+        text = json_write_text(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+        json_decref(o);
+        if (text) printf("%s\n", text);
+    } else {
+        printf("%s\n  %lld steps, at most %.0f s for the run\n  largest sequence_len that "
+               "fits: %lld%s\n",
+               text, (long long)r->total_steps, step_seconds * (double)r->total_steps,
+               (long long)longest, longest >= 1 << 20 ? " or more" : "");
+    }
+    mem_free(text);
+    return STATUS_OK;
+}
+
+status verb_plan(const command *c) {
+    config conf;
+    char *model;
+    TRY(verb_check_device(c));
+    TRY(verb_load_config(c, true, &conf, &model));
+    train_request q = {.model_folder = model, .threads = (int)c->threads};
+    run r;
+    status s = train_open(&r, &conf, &q);
+    if (s == STATUS_OK) s = print_plan(&r, c);
+    train_close(&r);
+    mem_free(model);
+    config_free(&conf);
+    return s;
+}

@@ -1,0 +1,97 @@
+/* shared.c: what several verbs share. */
+#include "common/alloc.h"
+#include "common/log.h"
+#include "trainer/verbs/hub.h"
+#include "trainer/verbs/load.h"
+#include "trainer/verbs/verbs.h"
+
+#include <string.h>
+
+static status resolve_list(dataset_list *list) {
+    for (size_t i = 0; i < list->count; i++) {
+        char *path;
+        TRY(hub_find_dataset(list->items[i].path, list->items[i].revision, &path));
+        mem_free(list->items[i].path);
+        list->items[i].path = path;
+    }
+    return STATUS_OK;
+}
+
+status verb_resolve_datasets(config *c) {
+    TRY(resolve_list(&c->datasets));
+    return resolve_list(&c->test_datasets);
+}
+
+static status load(const command *c, config *out) {
+    if (!c->config_path)
+        return status_fail(STATUS_USAGE, "%s needs --config FILE; train %s --help says more",
+                           options_verbs[c->verb].name, options_verbs[c->verb].name);
+    TRY(config_load(c->config_path, c->overrides, c->override_count, out));
+    char *ignored = config_ignored_line(out);
+    if (ignored) log_info("%s", ignored);
+    mem_free(ignored);
+    return STATUS_OK;
+}
+
+status verb_load_config(const command *c, bool data, config *out, char **model) {
+    *model = NULL;
+    TRY(load(c, out));
+    status s = hub_find_model(out->base_model, out->revision_of_model, model);
+    if (s == STATUS_OK && data) s = verb_resolve_datasets(out);
+    if (s == STATUS_OK) return s;
+    mem_free(*model);
+    *model = NULL;
+    config_free(out);
+    return s;
+}
+
+/* Every key that evaluation and generation read has its default; the three that config_load
+ * insists on are given. load_in_4bit=... and the like may stand on the command line. */
+status verb_model_config(const command *c, config *out, char **model) {
+    if (c->config_path) {
+        TRY(verb_load_config(c, false, out, model));
+        if (!c->model) return STATUS_OK;
+        mem_free(*model);
+        *model = NULL;
+        status s = hub_find_model(c->model, NULL, model);
+        if (s != STATUS_OK) config_free(out);
+        return s;
+    }
+    if (!c->model)
+        return status_fail(STATUS_USAGE,
+                           "%s needs --model DIR or --config FILE; train %s --help says more",
+                           options_verbs[c->verb].name, options_verbs[c->verb].name);
+    TRY(hub_find_model(c->model, NULL, model));
+    char *base = mem_printf("base_model=%s", *model);
+    char **overrides =
+        mem_alloc_array((size_t)c->override_count + 8, sizeof *overrides, "overrides");
+    status s = base && overrides ? STATUS_OK : STATUS_MEMORY;
+    if (s == STATUS_OK) {
+        int n = 0;
+        overrides[n++] = base;
+        overrides[n++] = "learning_rate=0.0001";
+        overrides[n++] = "datasets=[{path: none}]";
+        overrides[n++] = "output_dir=none";
+        bool quantized = false;
+        for (int i = 0; i < c->override_count; i++)
+            quantized |= !strncmp(c->overrides[i], "load_in_4bit=", 13) ||
+                         !strncmp(c->overrides[i], "adapter=", 8);
+        if (!quantized) overrides[n++] = "adapter=full";
+        for (int i = 0; i < c->override_count; i++) overrides[n++] = c->overrides[i];
+        s = config_load(NULL, overrides, n, out);
+    }
+    mem_free(base);
+    mem_free(overrides);
+    if (s != STATUS_OK) {
+        mem_free(*model);
+        *model = NULL;
+    }
+    return s;
+}
+
+status verb_check_device(const command *c) {
+    if (c->device != DEVICE_CUDA) return STATUS_OK;
+    return status_fail(
+        STATUS_DEVICE,
+        "--device cuda: this build has no CUDA back end; --device cpu runs everywhere");
+}

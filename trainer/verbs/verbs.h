@@ -1,0 +1,33 @@
+/* verbs.h: one function per verb, and what several of them share. A verb turns a command line
+ * into calls of run/, model/ and data/; its results go to standard output. */
+#ifndef NIBBLE_TRAINER_VERBS_VERBS_H
+#define NIBBLE_TRAINER_VERBS_VERBS_H
+
+#include "trainer/run/config.h"
+#include "trainer/run/session.h"
+#include "trainer/verbs/options.h"
+
+status verb_train(const command *c);
+status verb_plan(const command *c);
+status verb_check(const command *c);
+status verb_eval(const command *c);
+status verb_generate(const command *c);
+status verb_export(const command *c);
+status verb_quantize(const command *c);
+status verb_inspect(const command *c);
+status verb_tokenize(const command *c);
+
+/* The configuration of the command line, with datasets' paths resolved (hub names become
+ * folders) when `data`, and the model's folder in *model (mem_free it). Reports ignored keys
+ * once. */
+status verb_load_config(const command *c, bool data, config *out, char **model);
+/* Hub names and paths of datasets and test_datasets become files and folders: STATUS_DATA. */
+status verb_resolve_datasets(config *c);
+/* For verbs that take --model instead of --config: a configuration that says nothing but the
+ * model. */
+status verb_model_config(const command *c, config *out, char **model);
+
+/* STATUS_USAGE or STATUS_DEVICE for a device that is not there; the CPU back end otherwise. */
+status verb_check_device(const command *c);
+
+#endif
