@@ -128,7 +128,8 @@ static status add_dataset(hid_t h5, hid_t properties, hdf5_entry *e, const char 
     if (type >= 0 && space >= 0)
         set = H5Dcreate2(h5, e->name, type, space, H5P_DEFAULT, properties, H5P_DEFAULT);
     haddr_t at = set < 0 ? HADDR_UNDEF : H5Dget_offset(set);
-    status s = at == HADDR_UNDEF ? library_failed(STATUS_IO, path, e->name) : STATUS_OK;
+    status s =
+        at == HADDR_UNDEF ? library_failed(STATUS_IO, path, "make a dataset") : STATUS_OK;
     e->offset = (int64_t)at;
     if (set >= 0) H5Dclose(set);
     if (space >= 0) H5Sclose(space);
