@@ -16,14 +16,16 @@ enum { VOCABULARY_IDS = 1 << 24 }; /* ids are below */
 typedef struct vocabulary {
     char *bytes; /* keys one after another, each followed by a NUL */
     size_t bytes_count, bytes_capacity;
-    uint32_t *offset, *length; /* by id; length is VOCABULARY_HOLE where there is no key */
-    int32_t size;              /* largest id + 1 */
-    size_t offset_capacity, length_capacity;
+    struct vocabulary_place {
+        uint32_t offset, length; /* in bytes; length is VOCABULARY_HOLE where there is no key */
+    } *places;                   /* by id */
+    int32_t size;                /* largest id + 1 */
+    size_t places_capacity;
     size_t count, announced;   /* keys; keys that vocabulary_open was told of */
     size_t longest;            /* bytes of the longest key */
     struct vocabulary_slot {
-        uint32_t tag; /* upper half of the hash */
-        int32_t id;   /* -1: empty */
+        uint64_t mark; /* up to 7 bytes: the key itself; more: its hash */
+        int32_t id;    /* -1: empty */
     } *slots;
     size_t mask; /* slots - 1, a power of two minus 1 */
 } vocabulary;
@@ -42,12 +44,12 @@ status vocabulary_add(vocabulary *v, const char *key, size_t bytes, int32_t id);
 int32_t vocabulary_find(const vocabulary *v, const char *key, size_t bytes);
 
 static inline bool vocabulary_has(const vocabulary *v, int64_t id) {
-    return id >= 0 && id < v->size && v->length[id] != VOCABULARY_HOLE;
+    return id >= 0 && id < v->size && v->places[id].length != VOCABULARY_HOLE;
 }
 /* The key of an id that is there, NUL-terminated. */
 static inline const char *vocabulary_key(const vocabulary *v, int32_t id, size_t *bytes) {
-    if (bytes) *bytes = v->length[id];
-    return v->bytes + v->offset[id];
+    if (bytes) *bytes = v->places[id].length;
+    return v->bytes + v->places[id].offset;
 }
 
 #endif
