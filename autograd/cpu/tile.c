@@ -39,32 +39,29 @@ static range queries_seeing(tile_band b, int k0, int k1, int queries) {
 #define BASELINE_FMA(a, b, c) ((a) * (b) + (c))
 #define BASELINE_MAX(a, b)    T(choose)((a) > (b), (a), (b))
 #define T(name)               name##_baseline
-#define LANES                 4
-#define BLOCK_ROWS            6
-#define VFMA                  BASELINE_FMA
-#define VMAX                  BASELINE_MAX
+#define TARGET
+#define LANES      4
+#define BLOCK_ROWS 6
+#define VFMA       BASELINE_FMA
+#define VMAX       BASELINE_MAX
 #include "autograd/cpu/tile_body.h"
 
 #if SIMD_X86
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
 #define T(name)       name##_avx2
+#define TARGET        TARGET_AVX2
 #define LANES         8
 #define BLOCK_ROWS    6
 #define VFMA(a, b, c) ((T(vf))_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define VMAX(a, b)    ((T(vf))_mm256_max_ps((__m256)(a), (__m256)(b)))
 #include "autograd/cpu/tile_body.h"
-#pragma GCC pop_options
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
 #define T(name)       name##_avx512
+#define TARGET        TARGET_AVX512
 #define LANES         16
 #define BLOCK_ROWS    12
 #define VFMA(a, b, c) ((T(vf))_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define VMAX(a, b)    ((T(vf))_mm512_max_ps((__m512)(a), (__m512)(b)))
 #include "autograd/cpu/tile_body.h"
-#pragma GCC pop_options
 #endif
 
 const tile_functions *tile_functions_get(void) {

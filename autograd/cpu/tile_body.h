@@ -1,10 +1,10 @@
 /* tile_body.h: the functions of tile.h for one vector width, included by tile.c once for each.
  *
- * Before: T(name) adds the instruction set to a name, LANES floats in a vector, BLOCK_ROWS
- * rows of C in registers (times two vectors), VFMA(a, b, c) = a b + c, VMAX(a, b), which is b
- * if a is NaN. All are undefined at the end. */
+ * Before: T(name) adds the instruction set to a name, TARGET allows its use, LANES floats in a
+ * vector, BLOCK_ROWS rows of C in registers (times two vectors), VFMA(a, b, c) = a b + c,
+ * VMAX(a, b), which is b if a is NaN. All are undefined at the end. */
 
-#define INLINE     static inline __attribute__((always_inline))
+#define INLINE     static inline __attribute__((always_inline)) TARGET
 #define BLOCK_COLS (2 * LANES)
 
 typedef float T(vf) __attribute__((vector_size(LANES * 4)));
@@ -91,17 +91,17 @@ INLINE void T(strip)(const tile_product *p, int col, int vectors, bool unit) {
     }
 }
 
-static void T(product_unit)(const tile_product *p) {
+TARGET static void T(product_unit)(const tile_product *p) {
     int col = 0;
     for (; col + BLOCK_COLS <= p->cols; col += BLOCK_COLS) T(strip)(p, col, 2, true);
     for (; col < p->cols; col += LANES) T(strip)(p, col, 1, true);
 }
-static void T(product_strided)(const tile_product *p) {
+TARGET static void T(product_strided)(const tile_product *p) {
     int col = 0;
     for (; col + BLOCK_COLS <= p->cols; col += BLOCK_COLS) T(strip)(p, col, 2, false);
     for (; col < p->cols; col += LANES) T(strip)(p, col, 1, false);
 }
-static void T(product)(const tile_product *p) {
+TARGET static void T(product)(const tile_product *p) {
     if (p->a_row == 1)
         T(product_unit)(p);
     else
@@ -190,7 +190,7 @@ INLINE void T(softmax_columns)(const tile_scores *t, int col) {
     T(store)(t->sum + col, VFMA(T(load)(t->sum + col), rescale, sum));
 }
 
-static void T(softmax)(const tile_scores *t) {
+TARGET static void T(softmax)(const tile_scores *t) {
     for (int col = 0; col < t->cols; col += LANES) T(softmax_columns)(t, col);
 }
 
@@ -220,7 +220,7 @@ INLINE void T(derive_columns)(const tile_scores *t, int col) {
     T(clear)(t->dp + col, seen, t->keys);
 }
 
-static void T(derive)(const tile_scores *t) {
+TARGET static void T(derive)(const tile_scores *t) {
     for (int col = 0; col < t->cols; col += LANES) T(derive_columns)(t, col);
 }
 
@@ -229,6 +229,7 @@ static const tile_functions T(functions) = {T(product), T(softmax), T(derive)};
 #undef INLINE
 #undef BLOCK_COLS
 #undef T
+#undef TARGET
 #undef LANES
 #undef BLOCK_ROWS
 #undef VFMA
