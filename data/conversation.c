@@ -4,10 +4,13 @@
 
 #include <string.h>
 
-static const char *or_else(const char *name, const char *usual) { return name ? name : usual; }
+static const char *or_else(const char *name, const char *usual) {
+    return name ? name : usual;
+}
 
 static const char *map_role(const char *name, const chat_fields *f) {
-    static const char *const user[] = {"human", "user"}, *const assistant[] = {"gpt", "assistant"};
+    static const char *const user[] = {"human", "user"}, *const assistant[] = {"gpt",
+                                                                               "assistant"};
     static const role_names usual[] = {{"user", user, 2}, {"assistant", assistant, 2}};
     const role_names *roles = f->role_count ? f->roles : usual;
     size_t count = f->role_count ? f->role_count : 2;
@@ -33,7 +36,8 @@ bool conversation_has_tools(const json_t *row, const chat_fields *f) {
     return is_something(json_object_get(row, or_else(f->tools, "tools")));
 }
 
-static status add(conversation *c, const char *role, const json_t *content, const chat_fields *f) {
+static status add(conversation *c, const char *role, const json_t *content,
+                  const chat_fields *f) {
     if (mem_grow(&c->items, &c->capacity, c->count + 1, sizeof *c->items, "a conversation"))
         return STATUS_MEMORY;
     c->items[c->count++] = (chat_message){.role = role,
@@ -44,34 +48,39 @@ static status add(conversation *c, const char *role, const json_t *content, cons
 }
 
 static status wrong(size_t number, const char *key, const json_t *value) {
-    const char *more = json_is_array(value) ? " (parts of several kinds are not supported)" : "";
-    return status_fail(STATUS_DATA, "message %zu: \"%s\" must be a string, it is %s%s", number, key,
-                       json_type_name(value), more);
+    const char *more =
+        json_is_array(value) ? " (parts of several kinds are not supported)" : "";
+    return status_fail(STATUS_DATA, "message %zu: \"%s\" must be a string, it is %s%s", number,
+                       key, json_type_name(value), more);
 }
 
 /* Message `number` (from 1) of the row's list. */
-static status add_message(conversation *c, const json_t *m, size_t number, const chat_fields *f) {
+static status add_message(conversation *c, const json_t *m, size_t number,
+                          const chat_fields *f) {
     if (!json_is_object(m))
         return status_fail(STATUS_DATA, "message %zu must be an object, it is %s", number,
                            json_type_name(m));
     bool sharegpt = !f->role && !json_object_get(m, "role") && json_object_get(m, "from");
     const char *role_key = or_else(f->role, sharegpt ? "from" : "role");
     const char *content_key = or_else(f->content, sharegpt ? "value" : "content");
-    const json_t *role = json_object_get(m, role_key), *content = json_object_get(m, content_key);
+    const json_t *role = json_object_get(m, role_key),
+                 *content = json_object_get(m, content_key);
     if (is_something(json_object_get(m, "tool_calls")))
-        return status_fail(STATUS_DATA, "message %zu has tool_calls, which are not supported yet",
-                           number);
+        return status_fail(STATUS_DATA,
+                           "message %zu has tool_calls, which are not supported yet", number);
     if (!json_is_string(role) || strlen(json_string_value(role)) != json_string_length(role))
         return wrong(number, role_key, role);
     if (!json_is_string(content)) return wrong(number, content_key, content);
     TRY(add(c, map_role(json_string_value(role), f), content, f));
     chat_message *out = &c->items[c->count - 1];
-    out->thinking = json_string_value(json_object_get(m, or_else(f->thinking, "reasoning_content")));
+    out->thinking =
+        json_string_value(json_object_get(m, or_else(f->thinking, "reasoning_content")));
     const json_t *training = f->training ? json_object_get(m, f->training) : NULL;
     if (training && !json_is_null(training)) {
         if (!json_is_boolean(training))
-            return status_fail(STATUS_DATA, "message %zu: \"%s\" must be true or false, it is %s",
-                               number, f->training, json_type_name(training));
+            return status_fail(STATUS_DATA,
+                               "message %zu: \"%s\" must be true or false, it is %s", number,
+                               f->training, json_type_name(training));
         out->learn = json_is_true(training);
     }
     return STATUS_OK;
@@ -80,7 +89,8 @@ static status add_message(conversation *c, const json_t *m, size_t number, const
 static status find_list(const json_t *row, const chat_fields *f, const json_t **out) {
     const char *key = or_else(f->messages, "messages");
     *out = json_object_get(row, key);
-    if (!f->messages && !json_is_array(*out) && json_is_array(json_object_get(row, "conversations")))
+    if (!f->messages && !json_is_array(*out) &&
+        json_is_array(json_object_get(row, "conversations")))
         *out = json_object_get(row, "conversations");
     if (!json_is_array(*out))
         return status_fail(STATUS_DATA, "\"%s\" must be a list of messages, it is %s%s", key,

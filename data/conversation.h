@@ -1,6 +1,7 @@
-/* conversation.h: a row's messages, by whatever names the dataset gives them, and what of them is
- * learned. From JSON to the chat_message list that a template renders; the rules are Axolotl's
- * `type: chat_template`, ShareGPT's from/value rows included without further words. */
+/* conversation.h: a row's messages, by whatever names the dataset gives them, and what of them
+ * is learned. From JSON to the chat_message list that a template renders; the rules are
+ * Axolotl's `type: chat_template`, ShareGPT's from/value rows included without further words.
+ */
 #ifndef NIBBLE_DATA_CONVERSATION_H
 #define NIBBLE_DATA_CONVERSATION_H
 
@@ -23,12 +24,13 @@ typedef struct role_names { /* names in the rows that mean `role` to the templat
 /* NULL and 0 mean the usual. Owns nothing. */
 typedef struct chat_fields {
     const char *messages; /* the list; usual: "messages", then "conversations" */
-    const char *role, *content; /* in a message; usual: role, content; from, value where they are */
-    const char *thinking;       /* usual: reasoning_content */
-    const char *system;         /* beside the list: a system message to put first; usual: system */
-    const char *tools;          /* beside the list; usual: tools */
-    const char *training;       /* in a message: true or false, whether it is learned; usual: none */
-    const role_names *roles;    /* usual: human, user; gpt, assistant; system; tool */
+    const char *role,
+        *content;         /* in a message; usual: role, content; from, value where they are */
+    const char *thinking; /* usual: reasoning_content */
+    const char *system;   /* beside the list: a system message to put first; usual: system */
+    const char *tools;    /* beside the list; usual: tools */
+    const char *training; /* in a message: true or false, whether it is learned; usual: none */
+    const role_names *roles; /* usual: human, user; gpt, assistant; system; tool */
     size_t role_count;
     const char *const *roles_to_train; /* usual: assistant */
     size_t train_count;
@@ -42,8 +44,8 @@ typedef struct conversation {
     size_t count, capacity;
 } conversation;
 
-/* Reads a row; *out is reused. STATUS_DATA without a place (the caller knows file and line) when a
- * field is missing or no text, or for tool calls, which no template here renders. */
+/* Reads a row; *out is reused. STATUS_DATA without a place (the caller knows file and line)
+ * when a field is missing or no text, or for tool calls, which no template here renders. */
 status conversation_read(conversation *out, const json_t *row, const chat_fields *fields);
 void conversation_free(conversation *c);
 

@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { MERGE_ORDER = 8, HELD_OUT = 0 }; /* Philox modules; the loader has 0 to 2 of SHUFFLE */
-enum { VERSION = 1 };                   /* of how rows are made: part of the prepared rows' name */
+enum { VERSION = 1 }; /* of how rows are made: part of the prepared rows' name */
 
 /* ---- orders ---- */
 
@@ -26,7 +26,9 @@ static status permute(int64_t n, uint64_t seed, philox_purpose purpose, uint32_t
     philox_stream s = philox_open(seed, purpose, module, 0, 0);
     for (int64_t i = 0; i < n; i++) order[i] = i;
     for (int64_t i = n - 1; i > 0; i--) {
-        int64_t j = (int64_t)((unsigned __int128)philox_word(&s, (uint64_t)i) * (uint64_t)(i + 1) >> 32);
+        int64_t j =
+            (int64_t)((unsigned __int128)philox_word(&s, (uint64_t)i) * (uint64_t)(i + 1) >>
+                      32);
         int64_t swap = order[i];
         order[i] = order[j], order[j] = swap;
     }
@@ -77,7 +79,8 @@ static status drop_duplicates(row_set *rows, dataset_report *report) {
         hash128 h = hash_row(rows, r);
         if (!h.low && !h.high) h.low = 1; /* zero marks a free slot */
         uint64_t i = h.low & (slots - 1);
-        while ((seen[i].low || seen[i].high) && !hash_equal(seen[i], h)) i = (i + 1) & (slots - 1);
+        while ((seen[i].low || seen[i].high) && !hash_equal(seen[i], h))
+            i = (i + 1) & (slots - 1);
         if (hash_equal(seen[i], h)) {
             report->dropped_duplicate++;
             continue;
@@ -109,11 +112,12 @@ static void summarize(const row_set *rows, dataset_report *report) {
 static status nothing_left(const dataset_report *r, const dataset_options *o) {
     char bad[600] = "";
     if (r->bad) snprintf(bad, sizeof bad, "; the first bad one: %s", r->first_bad);
-    return status_fail(STATUS_DATA,
-                       "no row is left of %lld: %lld longer than sequence_len %lld, %lld without a "
-                       "token to learn, %lld bad%s",
-                       (long long)r->read, (long long)r->dropped_long, (long long)o->sequence_len,
-                       (long long)r->dropped_untargeted, (long long)r->bad, bad);
+    return status_fail(
+        STATUS_DATA,
+        "no row is left of %lld: %lld longer than sequence_len %lld, %lld without a "
+        "token to learn, %lld bad%s",
+        (long long)r->read, (long long)r->dropped_long, (long long)o->sequence_len,
+        (long long)r->dropped_untargeted, (long long)r->bad, bad);
 }
 
 static status make_rows(row_set *rows, const dataset_source *sources, size_t count,
@@ -128,7 +132,9 @@ static status make_rows(row_set *rows, const dataset_source *sources, size_t cou
 
 /* ---- prepared rows ---- */
 
-static void take_number(hash_stream *h, int64_t value) { hash_update(h, &value, sizeof value); }
+static void take_number(hash_stream *h, int64_t value) {
+    hash_update(h, &value, sizeof value);
+}
 
 static status identify_tokenizer(const dataset_options *o, hash_stream *h) {
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json",
@@ -149,10 +155,12 @@ static status identify_into(hash_stream *h, const dataset_source *sources, size_
                             const dataset_options *o) {
     token_names names;
     TRY(dataset_token_names(o, &names));
-    const int64_t numbers[] = {VERSION, names.bos, names.eos, o->vocabulary, o->train_on_inputs,
-                               o->sequence_len, o->long_rows, o->skip_bad_rows, o->keep_untargeted,
-                               o->deduplicate, o->shuffle, o->shuffle ? (int64_t)o->seed : 0,
-                               (int64_t)count};
+    const int64_t numbers[] = {
+        VERSION,        names.bos,          names.eos,
+        o->vocabulary,  o->train_on_inputs, o->sequence_len,
+        o->long_rows,   o->skip_bad_rows,   o->keep_untargeted,
+        o->deduplicate, o->shuffle,         o->shuffle ? (int64_t)o->seed : 0,
+        (int64_t)count};
     hash_update(h, numbers, sizeof numbers);
     TRY(identify_tokenizer(o, h));
     for (size_t i = 0; i < count; i++) TRY(source_identify(&sources[i], o, h));
@@ -197,8 +205,9 @@ static status hold_out(dataset *d, row_set *rows, const dataset_options *o) {
     int64_t n = o->held_out < 1 ? (int64_t)ceil(o->held_out * (double)rows->count - 1e-9)
                                 : (int64_t)o->held_out;
     if (n >= rows->count)
-        return status_fail(STATUS_DATA, "val_set_size holds out %lld of %lld rows: none is left to "
-                                        "train on",
+        return status_fail(STATUS_DATA,
+                           "val_set_size holds out %lld of %lld rows: none is left to "
+                           "train on",
                            (long long)n, (long long)rows->count);
     int64_t *order;
     TRY(permute(rows->count, o->seed, PHILOX_SPLIT, HELD_OUT, &order));
@@ -212,15 +221,18 @@ static status hold_out(dataset *d, row_set *rows, const dataset_options *o) {
     return s;
 }
 
-static status open_parts(dataset *d, row_set *rows, const dataset_source *sources, size_t count,
-                         const dataset_options *o) {
+static status open_parts(dataset *d, row_set *rows, const dataset_source *sources,
+                         size_t count, const dataset_options *o) {
     if (!count) return status_fail(STATUS_USAGE, "there is no dataset");
     if (o->sequence_len < 1 || !(o->held_out >= 0))
-        return status_fail(STATUS_USAGE, "sequence_len must be at least 1, val_set_size at least 0");
+        return status_fail(STATUS_USAGE,
+                           "sequence_len must be at least 1, val_set_size at least 0");
     if (o->prepared && o->tokenizer && !o->tokenizer_folder)
         return status_fail(STATUS_INTERNAL, "prepared rows need the tokenizer's folder");
-    if (o->prepared) TRY(prepare(d, rows, sources, count, o));
-    else TRY(make_rows(rows, sources, count, o, &d->report));
+    if (o->prepared)
+        TRY(prepare(d, rows, sources, count, o));
+    else
+        TRY(make_rows(rows, sources, count, o, &d->report));
     if (o->held_out > 0) return hold_out(d, rows, o);
     d->train = *rows;
     memset(rows, 0, sizeof *rows);
@@ -244,8 +256,8 @@ void dataset_close(dataset *d) {
 
 /* ---- showing ---- */
 
-/* Token `at`'s text: what the decoded text gains by it. Decoding it alone would lose the spaces that
- * some tokenizers strip from the beginning of a text. */
+/* Token `at`'s text: what the decoded text gains by it. Decoding it alone would lose the
+ * spaces that some tokenizers strip from the beginning of a text. */
 static status text_of(const tokenizer *t, const int32_t *ids, int64_t at, char **out) {
     char *before = NULL, *both = NULL;
     int64_t from = max_i64(at - 4, 0); /* parts of one character */
@@ -291,14 +303,16 @@ static status say(text_buffer *b, int64_t n, const char *what) {
 static status describe(text_buffer *b, const dataset *d, const dataset_options *o) {
     const dataset_report *r = &d->report;
     char line[512];
-    int n = snprintf(line, sizeof line,
-                     "%lld rows read%s, %lld kept (%lld to train on, %lld held out): %lld tokens, "
-                     "%lld learned, the longest row has %lld\n",
-                     (long long)r->read, d->from_prepared ? " (prepared before)" : "",
-                     (long long)r->kept, (long long)d->train.count, (long long)d->held_out.count,
-                     (long long)r->tokens, (long long)r->targets, (long long)r->longest);
+    int n =
+        snprintf(line, sizeof line,
+                 "%lld rows read%s, %lld kept (%lld to train on, %lld held out): %lld tokens, "
+                 "%lld learned, the longest row has %lld\n",
+                 (long long)r->read, d->from_prepared ? " (prepared before)" : "",
+                 (long long)r->kept, (long long)d->train.count, (long long)d->held_out.count,
+                 (long long)r->tokens, (long long)r->targets, (long long)r->longest);
     TRY(text_append(b, line, (size_t)min_i64(n, sizeof line - 1)));
-    snprintf(line, sizeof line, "dropped: longer than sequence_len %lld (the longest has %lld)",
+    snprintf(line, sizeof line,
+             "dropped: longer than sequence_len %lld (the longest has %lld)",
              (long long)o->sequence_len, (long long)r->longest_seen);
     TRY(say(b, r->dropped_long, line));
     TRY(say(b, r->dropped_untargeted, "dropped: no token to learn"));

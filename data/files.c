@@ -14,8 +14,8 @@ enum { DEPTH = 2, CHUNK = 1 << 20 }; /* folders below the path that are looked i
 
 static const struct {
     const char *word, *split;
-} words[] = {{"train", "train"},     {"training", "train"},      {"test", "test"},
-             {"testing", "test"},    {"eval", "test"},           {"evaluation", "test"},
+} words[] = {{"train", "train"},           {"training", "train"},   {"test", "test"},
+             {"testing", "test"},          {"eval", "test"},        {"evaluation", "test"},
              {"validation", "validation"}, {"valid", "validation"}, {"val", "validation"},
              {"dev", "validation"}};
 
@@ -27,7 +27,8 @@ void files_free(file_names *f) {
 
 /* Takes the string over. */
 static status add(file_names *f, char *path) {
-    if (!path || mem_grow(&f->items, &f->capacity, f->count + 1, sizeof *f->items, "file names")) {
+    if (!path ||
+        mem_grow(&f->items, &f->capacity, f->count + 1, sizeof *f->items, "file names")) {
         mem_free(path);
         return STATUS_MEMORY;
     }
@@ -36,10 +37,11 @@ static status add(file_names *f, char *path) {
 }
 
 static bool is_data_file(const char *name) {
-    static const char *const endings[] = {".jsonl", ".json",  ".ndjson", ".txt",  ".parquet",
-                                          ".arrow", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".csv"};
-    static const char *const others[] = {"dataset_info.json", "dataset_infos.json", "state.json",
-                                         "dataset_dict.json"};
+    static const char *const endings[] = {".jsonl",   ".json",  ".ndjson",   ".txt",
+                                          ".parquet", ".arrow", ".jsonl.gz", ".jsonl.zst",
+                                          ".json.gz", ".csv"};
+    static const char *const others[] = {"dataset_info.json", "dataset_infos.json",
+                                         "state.json", "dataset_dict.json"};
     size_t n = strlen(name);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(name, others[i])) return false;
@@ -58,7 +60,8 @@ static const char *split_of(const char *path) {
         size_t n = 0;
         while (isalnum((unsigned char)p[n])) n++;
         for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-            if (strlen(words[i].word) == n && !strncasecmp(p, words[i].word, n)) return words[i].split;
+            if (strlen(words[i].word) == n && !strncasecmp(p, words[i].word, n))
+                return words[i].split;
         p += n ? n : 1;
     }
     return NULL;
@@ -71,7 +74,8 @@ static status list_folder(file_names *out, const char *folder, int depth) {
     status s = STATUS_OK;
     for (size_t i = 0; i < count && s == STATUS_OK; i++) {
         char *path = file_join(folder, names[i]);
-        if (!path) s = STATUS_MEMORY;
+        if (!path)
+            s = STATUS_MEMORY;
         else if (file_is_directory(path) && names[i][0] != '.' && depth < DEPTH) {
             s = list_folder(out, path, depth + 1);
             mem_free(path);
@@ -91,8 +95,10 @@ static void keep_split(file_names *f, const char *split) {
     size_t kept = 0;
     for (size_t i = 0; i < f->count; i++) {
         const char *its = split_of(f->items[i]);
-        if (stated ? its && !strcmp(its, split) : !strcmp(split, "train")) f->items[kept++] = f->items[i];
-        else mem_free(f->items[i]);
+        if (stated ? its && !strcmp(its, split) : !strcmp(split, "train"))
+            f->items[kept++] = f->items[i];
+        else
+            mem_free(f->items[i]);
     }
     f->count = kept;
 }
@@ -102,7 +108,8 @@ static status find_in_folder(file_names *out, const char *folder, const char *co
     for (size_t i = 0; i < count; i++) {
         TRY(add(out, file_join(folder, wanted[i])));
         if (!file_exists(out->items[i]))
-            return status_fail(STATUS_DATA, "%s: there is no such file (data_files)", out->items[i]);
+            return status_fail(STATUS_DATA, "%s: there is no such file (data_files)",
+                               out->items[i]);
     }
     if (count) return STATUS_OK;
     status s = list_folder(out, folder, 0);
@@ -110,16 +117,18 @@ static status find_in_folder(file_names *out, const char *folder, const char *co
     size_t all = out->count;
     keep_split(out, split->name);
     if (out->count) return STATUS_OK;
-    return all ? status_fail(STATUS_DATA, "%s: none of its %zu data files is of the split `%s`; name "
-                                          "files with data_files",
+    return all ? status_fail(STATUS_DATA,
+                             "%s: none of its %zu data files is of the split `%s`; name "
+                             "files with data_files",
                              folder, all, split->name)
-               : status_fail(STATUS_DATA, "%s: there is no data file (.json, .jsonl, .txt) in this "
-                                          "folder",
+               : status_fail(STATUS_DATA,
+                             "%s: there is no data file (.json, .jsonl, .txt) in this "
+                             "folder",
                              folder);
 }
 
-status files_find(file_names *out, const char *path, const char *name, const char *const *wanted,
-                  size_t wanted_count, const char *split_text) {
+status files_find(file_names *out, const char *path, const char *name,
+                  const char *const *wanted, size_t wanted_count, const char *split_text) {
     row_split split;
     memset(out, 0, sizeof *out);
     TRY(split_parse(&split, split_text));

@@ -45,7 +45,7 @@ typedef struct batch_group {
     const micro_batch *micro;
 } batch_group;
 
-enum { LOADER_WINDOW = 16384 }; /* rows; gsm8k is 99.6 % full already from 1,000 on */
+enum { LOADER_WINDOW = 16384 }; /* rows; see pack.h for how full bins get */
 
 typedef struct loader_options {
     int64_t sequence_len;

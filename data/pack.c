@@ -1,44 +1,54 @@
-/* pack.c: best fit with lists of bins by the room left in them.
+/* pack.c: see pack.h. Rows wait in lists by length:
  *
- *   head[r]   one bin with r tokens of room, the others behind it through next[]; -1 = none
- *   bits      bit r = head[r] is not empty; `summary` has one bit per word of `bits`, so the
- *             smallest room >= L is found in a few word operations even for a bin of a million
- */
+ *   head[l]   the first row of length l that is in no bin yet, the others behind it through
+ * next[] count[l]  how many of them the search has not taken on trial bits      bit l =
+ * count[l] is not 0; `summary` has one bit per word of `bits`, so the longest row that fits is
+ * found in a few word operations even for a bin of a million tokens */
 #include "data/pack.h"
 #include "common/alloc.h"
 #include "common/checked.h"
 
 #include <string.h>
 
+enum { DEPTH = 64 }; /* rows that one search adds; a bin of many short rows takes several */
+
+/* Steps per search. More is not always better: who fills the first bins perfectly uses up the
+ * short rows that the middling ones need. */
+static const int patience[] = {16, 32, 44, 56, 72, 100, 200, 400};
+
 struct packer {
-    int64_t bin_tokens, words, summary_words;
-    int32_t *head; /* [bin_tokens + 1] */
+    int64_t bin_tokens, window;
+    int32_t *head, *count; /* [bin_tokens + 1] */
     uint64_t *bits, *summary;
-    int32_t *next, *room, *name; /* [window], by bin */
-    uint64_t *keys, *scratch;    /* [window], for sorting */
+    int32_t *next, *trial, *name; /* [window] */
+
+    int steps, depth;     /* of the search that runs */
+    int32_t path[DEPTH];  /* lengths it has taken */
+    int32_t found[DEPTH]; /* the best so far, what it leaves, and how many rows it takes */
+    int64_t found_room;
+    int found_depth;
 };
 
 status pack_open(packer **out, int64_t bin_tokens, int64_t window) {
     *out = NULL;
     packer *p = mem_alloc(sizeof *p, "the packer");
     if (!p) return STATUS_MEMORY;
+    size_t lengths = (size_t)bin_tokens + 1, rows = (size_t)window;
     p->bin_tokens = bin_tokens;
-    p->words = bin_tokens / 64 + 1;
-    p->summary_words = p->words / 64 + 1;
-    p->head = mem_alloc_array((size_t)bin_tokens + 1, sizeof *p->head, "packing");
-    p->bits = mem_alloc_array((size_t)p->words, sizeof *p->bits, "packing");
-    p->summary = mem_alloc_array((size_t)p->summary_words, sizeof *p->summary, "packing");
-    p->next = mem_alloc_array((size_t)window, sizeof *p->next, "packing");
-    p->room = mem_alloc_array((size_t)window, sizeof *p->room, "packing");
-    p->name = mem_alloc_array((size_t)window, sizeof *p->name, "packing");
-    p->keys = mem_alloc_array((size_t)window, sizeof *p->keys, "packing");
-    p->scratch = mem_alloc_array((size_t)window, sizeof *p->scratch, "packing");
-    if (!p->head || !p->bits || !p->summary || !p->next || !p->room || !p->name || !p->keys ||
-        !p->scratch) {
+    p->window = window;
+    p->head = mem_alloc_array(lengths, sizeof *p->head, "packing");
+    p->count = mem_alloc_array(lengths, sizeof *p->count, "packing");
+    p->bits = mem_alloc_array(lengths / 64 + 1, sizeof *p->bits, "packing");
+    p->summary = mem_alloc_array(lengths / 4096 + 1, sizeof *p->summary, "packing");
+    p->next = mem_alloc_array(rows, sizeof *p->next, "packing");
+    p->trial = mem_alloc_array(rows, sizeof *p->trial, "packing");
+    p->name = mem_alloc_array(rows, sizeof *p->name, "packing");
+    if (!p->head || !p->count || !p->bits || !p->summary || !p->next || !p->trial ||
+        !p->name) {
         pack_close(p);
         return STATUS_MEMORY;
     }
-    memset(p->head, 0xff, ((size_t)bin_tokens + 1) * sizeof *p->head);
+    memset(p->head, 0xff, lengths * sizeof *p->head);
     *out = p;
     return STATUS_OK;
 }
@@ -46,64 +56,99 @@ status pack_open(packer **out, int64_t bin_tokens, int64_t window) {
 void pack_close(packer *p) {
     if (!p) return;
     mem_free(p->head);
+    mem_free(p->count);
     mem_free(p->bits);
     mem_free(p->summary);
     mem_free(p->next);
-    mem_free(p->room);
+    mem_free(p->trial);
     mem_free(p->name);
-    mem_free(p->keys);
-    mem_free(p->scratch);
     mem_free(p);
 }
 
-/* The smallest room >= need that some bin has; -1 when there is none. */
-static int64_t find_room(const packer *p, int64_t need) {
-    int64_t w = need / 64;
-    uint64_t bits = p->bits[w] >> (need % 64) << (need % 64);
-    if (!bits) {
-        int64_t after = w + 1, s = after / 64;
-        if (s >= p->summary_words) return -1;
-        uint64_t above = p->summary[s] >> (after % 64) << (after % 64);
-        while (!above && ++s < p->summary_words) above = p->summary[s];
-        if (!above) return -1;
-        w = s * 64 + __builtin_ctzll(above);
-        bits = p->bits[w];
-    }
-    return w * 64 + __builtin_ctzll(bits);
+/* ---- rows by length ---- */
+
+static void put(packer *p, int32_t length) {
+    if (p->count[length]++) return;
+    p->bits[length / 64] |= 1ull << (length % 64);
+    p->summary[length / 4096] |= 1ull << (length / 64 % 64);
 }
 
-static void push_bin(packer *p, int32_t b, int32_t room) {
-    p->room[b] = room;
-    p->next[b] = p->head[room];
-    p->head[room] = b;
-    p->bits[room / 64] |= 1ull << (room % 64);
-    p->summary[room / 4096] |= 1ull << (room / 64 % 64);
+static void take(packer *p, int32_t length) {
+    if (--p->count[length]) return;
+    p->bits[length / 64] &= ~(1ull << (length % 64));
+    if (!p->bits[length / 64]) p->summary[length / 4096] &= ~(1ull << (length / 64 % 64));
 }
 
-static int32_t pop_bin(packer *p, int64_t room) {
-    int32_t b = p->head[room];
-    p->head[room] = p->next[b];
-    if (p->head[room] < 0) {
-        p->bits[room / 64] &= ~(1ull << (room % 64));
-        if (!p->bits[room / 64]) p->summary[room / 4096] &= ~(1ull << (room / 64 % 64));
-    }
-    return b;
+/* The highest set bit of words[] at or below `at`; -1 when there is none. */
+static int64_t highest_in_word(uint64_t word, int64_t at) {
+    word &= ~0ull >> (63 - at % 64);
+    return word ? at / 64 * 64 + 63 - __builtin_clzll(word) : -1;
 }
 
-/* Merge sort, ascending: our own because qsort allocates behind the allocator's back. */
-static void sort_keys(uint64_t *keys, uint64_t *scratch, int64_t n) {
-    uint64_t *from = keys, *to = scratch;
-    for (int64_t run = 1; run < n; run *= 2) {
-        for (int64_t at = 0; at < n; at += 2 * run) {
-            int64_t a = at, middle = min_i64(at + run, n), b = middle,
-                    end = min_i64(at + 2 * run, n);
-            for (int64_t o = at; o < end; o++)
-                to[o] = a < middle && (b >= end || from[a] <= from[b]) ? from[a++] : from[b++];
-        }
-        uint64_t *swap = from;
-        from = to, to = swap;
+/* The longest length <= room that is there; 0 when there is none (no row has length 0). */
+static int32_t longest(const packer *p, int64_t room) {
+    int64_t bit = highest_in_word(p->bits[room / 64], room);
+    if (bit >= 0) return (int32_t)bit;
+    int64_t word = -1, at = room / 64 - 1;
+    for (; at >= 0 && word < 0; at = at / 64 * 64 - 1)
+        word = highest_in_word(p->summary[at / 64], at);
+    return word < 0 ? 0 : (int32_t)highest_in_word(p->bits[word], word * 64 + 63);
+}
+
+/* ---- one bin ---- */
+
+/* Tries rows of at most `most` tokens, the longest first, for what is left of the bin. */
+static void search(packer *p, int64_t room, int64_t most) {
+    p->steps--;
+    if (room < p->found_room) {
+        p->found_room = room;
+        p->found_depth = p->depth;
+        memcpy(p->found, p->path, (size_t)p->depth * sizeof *p->path);
     }
-    if (from != keys) memcpy(keys, from, (size_t)n * sizeof *keys);
+    for (int32_t l = longest(p, min_i64(room, most)); l; l = longest(p, l - 1)) {
+        if (!p->found_room || p->steps <= 0 || p->depth == DEPTH) return;
+        take(p, l);
+        p->path[p->depth++] = l;
+        search(p, room - l, l);
+        p->depth--;
+        put(p, l);
+    }
+}
+
+/* Moves the first row of a length into a bin. */
+static void place(packer *p, int32_t length, int32_t bin, int32_t *bins) {
+    int32_t row = p->head[length];
+    p->head[length] = p->next[row];
+    take(p, length);
+    bins[row] = bin;
+}
+
+static void fill(packer *p, int32_t bin, int steps, int32_t *bins) {
+    int32_t first = longest(p, p->bin_tokens);
+    int64_t room = p->bin_tokens - first;
+    place(p, first, bin, bins);
+    while (room && longest(p, room)) {
+        p->steps = steps;
+        p->found_room = room;
+        p->found_depth = 0;
+        search(p, room, room);
+        for (int i = 0; i < p->found_depth; i++) place(p, p->found[i], bin, bins);
+        room = p->found_room;
+    }
+}
+
+/* ---- a window ---- */
+
+static int64_t pack_with(packer *p, const int32_t *lengths, int64_t n, int steps,
+                         int32_t *bins) {
+    int32_t count = 0;
+    for (int64_t i = n; i-- > 0;) {
+        p->next[i] = p->head[lengths[i]];
+        p->head[lengths[i]] = (int32_t)i;
+        put(p, lengths[i]);
+    }
+    while (longest(p, p->bin_tokens)) fill(p, count++, steps, bins);
+    return count;
 }
 
 /* Renames the bins by their first row, so that order survives where the caller wants it. */
@@ -117,25 +162,18 @@ static void rename_bins(packer *p, int64_t n, int64_t bins, int32_t *bin) {
 }
 
 int64_t pack_best_fit(packer *p, const int32_t *lengths, int64_t n, int32_t *bin) {
-    for (int64_t i = 0; i < n; i++) /* longest first, then the earliest */
-        p->keys[i] = (uint64_t)(p->bin_tokens - lengths[i]) << 32 | (uint32_t)i;
-    sort_keys(p->keys, p->scratch, n);
-    int32_t bins = 0;
-    for (int64_t k = 0; k < n; k++) {
-        int64_t i = (uint32_t)p->keys[k];
-        int64_t room = find_room(p, lengths[i]);
-        int32_t b = room < 0 ? bins++ : pop_bin(p, room);
-        if (room < 0) room = p->bin_tokens;
-        push_bin(p, b, (int32_t)(room - lengths[i]));
-        bin[i] = b;
+    int64_t fewest = n + 1, tokens = 0;
+    for (int64_t i = 0; i < n; i++) tokens += lengths[i];
+    for (size_t k = 0; k < sizeof patience / sizeof *patience; k++) {
+        int64_t bins = pack_with(p, lengths, n, patience[k], p->trial);
+        if (bins < fewest) {
+            fewest = bins;
+            memcpy(bin, p->trial, (size_t)n * sizeof *bin);
+        }
+        if (fewest * p->bin_tokens - tokens < p->bin_tokens) break; /* no bin can be saved */
     }
-    for (int32_t b = 0; b < bins; b++) { /* every window from scratch */
-        p->head[p->room[b]] = -1;
-        p->bits[p->room[b] / 64] = 0;
-        p->summary[p->room[b] / 4096] = 0;
-    }
-    rename_bins(p, n, bins, bin);
-    return bins;
+    rename_bins(p, n, fewest, bin);
+    return fewest;
 }
 
 int64_t pack_in_order(packer *p, const int32_t *lengths, int64_t n, int32_t *bin) {

@@ -58,7 +58,8 @@ static status read_header(const file *f, header *h) {
     return STATUS_OK;
 }
 
-static status read_arrays(const file *f, const header *h, row_set *rows, dataset_report *report) {
+static status read_arrays(const file *f, const header *h, row_set *rows,
+                          dataset_report *report) {
     size_t offsets = (size_t)(h->count + 1) * 8, tokens = (size_t)h->tokens * 4;
     rows->offsets = mem_alloc(offsets, "prepared rows");
     rows->ids = mem_alloc(tokens, "prepared rows");
@@ -101,7 +102,8 @@ status prepared_read(const char *folder, hash128 key, row_set *rows, dataset_rep
 /* ---- writing ---- */
 
 static status write_arrays(file *f, const row_set *rows, const dataset_report *report) {
-    header h = {.count = rows->count, .tokens = rows->offsets[rows->count],
+    header h = {.count = rows->count,
+                .tokens = rows->offsets[rows->count],
                 .report_bytes = sizeof *report};
     memcpy(h.magic, magic, sizeof magic);
     hash128 sum;

@@ -5,23 +5,25 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ALPACA_TASK "Below is an instruction that describes a task"
+#define ALPACA_TASK    "Below is an instruction that describes a task"
 #define ALPACA_REQUEST "Write a response that appropriately completes the request."
-#define ALPACA_SYSTEM \
-    .system_prompt = ALPACA_TASK ", paired with an input that provides further context. " ALPACA_REQUEST, \
+#define ALPACA_SYSTEM                                                                         \
+    .system_prompt =                                                                          \
+        ALPACA_TASK ", paired with an input that provides further context. " ALPACA_REQUEST,  \
     .system_no_input = ALPACA_TASK ". " ALPACA_REQUEST
-#define INSTRUCT_FORMAT \
-    .format = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n", \
-    .no_input_format = "### Instruction:\n{instruction}\n\n### Response:\n", \
+#define INSTRUCT_FORMAT                                                                       \
+    .format = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",    \
+    .no_input_format = "### Instruction:\n{instruction}\n\n### Response:\n",                  \
     .system_format = "{system}\n\n"
-#define CHAT_FORMAT \
-    .format = "USER: {instruction}\n{input}\nASSISTANT:", \
-    .no_input_format = "USER: {instruction}\nASSISTANT:", .system_format = "SYSTEM: {system}\n"
-#define CHATML_FORMAT \
-    .format = "<|im_start|>user\n{instruction}\n{input}<|im_end|>\n<|im_start|>assistant\n", \
-    .no_input_format = "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", \
+#define CHAT_FORMAT                                                                           \
+    .format = "USER: {instruction}\n{input}\nASSISTANT:",                                     \
+    .no_input_format = "USER: {instruction}\nASSISTANT:",                                     \
+    .system_format = "SYSTEM: {system}\n"
+#define CHATML_FORMAT                                                                         \
+    .format = "<|im_start|>user\n{instruction}\n{input}<|im_end|>\n<|im_start|>assistant\n",  \
+    .no_input_format = "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",  \
     .system_format = "<|im_start|>system\n{system}<|im_end|>\n"
-#define FIELDS(instruction, input, output) \
+#define FIELDS(instruction, input, output)                                                    \
     .field_instruction = instruction, .field_input = input, .field_output = output
 
 static const struct built_in {
@@ -29,17 +31,22 @@ static const struct built_in {
     prompt_format format;
 } built_in[] = {
     {"alpaca", {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, INSTRUCT_FORMAT}},
-    {"alpaca:instruct", {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, INSTRUCT_FORMAT}},
+    {"alpaca:instruct",
+     {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, INSTRUCT_FORMAT}},
     {"alpaca:chat", {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, CHAT_FORMAT}},
-    {"alpaca:chatml", {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, CHATML_FORMAT}},
-    {"alpaca_chat.load", {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, CHAT_FORMAT}},
+    {"alpaca:chatml",
+     {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, CHATML_FORMAT}},
+    {"alpaca_chat.load",
+     {FIELDS("instruction", "input", "output"), ALPACA_SYSTEM, CHAT_FORMAT}},
     {"alpaca_chat.load_qa", {FIELDS("question", "", "answer"), ALPACA_SYSTEM, CHAT_FORMAT}},
-    {"alpaca_w_system.load", {FIELDS("instruction", "input", "output"), .field_system = "system",
-                              CHAT_FORMAT}},
-    {"alpaca_w_system.load_open_orca_chatml", {FIELDS("question", "", "response"),
-                                               .field_system = "system_prompt", CHATML_FORMAT}},
-    {"gpteacher", {FIELDS("instruction", "input", "response"), ALPACA_SYSTEM, INSTRUCT_FORMAT}},
-    {"gpteacher:chat", {FIELDS("instruction", "input", "response"), ALPACA_SYSTEM, CHAT_FORMAT}},
+    {"alpaca_w_system.load",
+     {FIELDS("instruction", "input", "output"), .field_system = "system", CHAT_FORMAT}},
+    {"alpaca_w_system.load_open_orca_chatml",
+     {FIELDS("question", "", "response"), .field_system = "system_prompt", CHATML_FORMAT}},
+    {"gpteacher",
+     {FIELDS("instruction", "input", "response"), ALPACA_SYSTEM, INSTRUCT_FORMAT}},
+    {"gpteacher:chat",
+     {FIELDS("instruction", "input", "response"), ALPACA_SYSTEM, CHAT_FORMAT}},
     {"oasst", {FIELDS("INSTRUCTION", "", "RESPONSE"), ALPACA_SYSTEM, INSTRUCT_FORMAT}},
 };
 
@@ -57,7 +64,8 @@ typedef struct compiled {
 } compiled;
 
 struct prompt {
-    char *names[4]; /* fields of the row: instruction, input, output, system; "" or NULL: none */
+    char *
+        names[4]; /* fields of the row: instruction, input, output, system; "" or NULL: none */
     char *system_prompt, *system_no_input;
     compiled format, no_input, system;
 };
@@ -81,8 +89,9 @@ static status flush(compiled *c, text_buffer *text, const token_names *names) {
 }
 
 static status unknown_field(const char *at) {
-    return status_fail(STATUS_USAGE, "the prompt format has `%.20s`: known are {instruction}, "
-                                     "{input} and {system}; braces are written {{ and }}",
+    return status_fail(STATUS_USAGE,
+                       "the prompt format has `%.20s`: known are {instruction}, "
+                       "{input} and {system}; braces are written {{ and }}",
                        at);
 }
 
@@ -96,7 +105,8 @@ static status compile_into(compiled *c, const char *format, text_buffer *text,
             p += 2;
         } else if (*p == '{') {
             int field = 0;
-            while (field < FIELDS_COUNT && strncmp(p, field_marks[field], strlen(field_marks[field])))
+            while (field < FIELDS_COUNT &&
+                   strncmp(p, field_marks[field], strlen(field_marks[field])))
                 field++;
             if (field == FIELDS_COUNT) return unknown_field(p);
             TRY(flush(c, text, names));
@@ -123,7 +133,9 @@ static const prompt_format *find_type(const char *type) {
     return NULL;
 }
 
-bool prompt_is_type(const char *type) { return find_type(type) != NULL; }
+bool prompt_is_type(const char *type) {
+    return find_type(type) != NULL;
+}
 
 static const char *pick(const char *own, const char *built, const char *usual) {
     return own ? own : built ? built : usual;
@@ -143,17 +155,19 @@ static status open_parts(prompt *p, const prompt_format *own, const prompt_forma
     if (!format)
         return status_fail(STATUS_USAGE, "a dataset's `type:` with fields of its own needs "
                                          "`format:`, a text with {instruction} and {input}");
-    TRY(copy(&p->names[0], pick(own->field_instruction, base->field_instruction, "instruction")));
+    TRY(copy(&p->names[0],
+             pick(own->field_instruction, base->field_instruction, "instruction")));
     TRY(copy(&p->names[1], pick(own->field_input, base->field_input, "input")));
     TRY(copy(&p->names[2], pick(own->field_output, base->field_output, "output")));
     TRY(copy(&p->names[3], pick(own->field_system, base->field_system, NULL)));
     TRY(copy(&p->system_prompt, pick(own->system_prompt, base->system_prompt, NULL)));
-    TRY(copy(&p->system_no_input, own->system_prompt ? own->system_prompt
-                                                     : pick(own->system_no_input,
-                                                            base->system_no_input, NULL)));
+    TRY(copy(&p->system_no_input,
+             own->system_prompt ? own->system_prompt
+                                : pick(own->system_no_input, base->system_no_input, NULL)));
     TRY(compile(&p->format, format, names));
     TRY(compile(&p->no_input, no_input, names));
-    return compile(&p->system, pick(own->system_format, base->system_format, "{system}"), names);
+    return compile(&p->system, pick(own->system_format, base->system_format, "{system}"),
+                   names);
 }
 
 status prompt_open(prompt **out, const char *type, const prompt_format *own,
@@ -165,8 +179,10 @@ status prompt_open(prompt **out, const char *type, const prompt_format *own,
     prompt *p = mem_alloc(sizeof *p, "a prompt format");
     if (!p) return STATUS_MEMORY;
     status s = open_parts(p, own ? own : &none, base, names);
-    if (s != STATUS_OK) prompt_close(p);
-    else *out = p;
+    if (s != STATUS_OK)
+        prompt_close(p);
+    else
+        *out = p;
     return s;
 }
 
@@ -197,7 +213,8 @@ typedef struct text {
 static status get(const json_t *row, const char *name, bool required, text *out) {
     *out = (text){"", 0};
     const json_t *v = name && *name ? json_object_get(row, name) : NULL;
-    if (json_is_string(v)) *out = (text){json_string_value(v), json_string_length(v)};
+    if (json_is_string(v))
+        *out = (text){json_string_value(v), json_string_length(v)};
     else if (required || (v && !json_is_null(v)))
         return status_fail(STATUS_DATA, "\"%s\" must be a string, it is %s", name,
                            v ? json_type_name(v) : "missing");
@@ -206,8 +223,10 @@ static status get(const json_t *row, const char *name, bool required, text *out)
 
 static status render(const compiled *c, const text *fields, bool learn, span_builder *b) {
     for (const piece *p = c->pieces; p < c->pieces + c->count; p++) {
-        if (p->field < 0) TRY(spans_literal(b, &p->text, NULL, learn));
-        else TRY(spans_text(b, fields[p->field].text, fields[p->field].bytes, learn));
+        if (p->field < 0)
+            TRY(spans_literal(b, &p->text, NULL, learn));
+        else
+            TRY(spans_text(b, fields[p->field].text, fields[p->field].bytes, learn));
     }
     return STATUS_OK;
 }
@@ -224,7 +243,8 @@ static status end_text(span_builder *b) {
     return ended || b->names.eos < 0 ? STATUS_OK : spans_control(b, b->names.eos, true);
 }
 
-status prompt_render(const prompt *p, const json_t *row, bool train_on_inputs, span_builder *b) {
+status prompt_render(const prompt *p, const json_t *row, bool train_on_inputs,
+                     span_builder *b) {
     text fields[FIELDS_COUNT], answer;
     TRY(get(row, p->names[0], true, &fields[FIELD_INSTRUCTION]));
     TRY(get(row, p->names[1], false, &fields[FIELD_INPUT]));

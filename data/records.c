@@ -3,7 +3,8 @@
  *     data [ ... done ... | at: row being read ... | end )     file beyond
  *
  * A finder looks for the end of the row in [at, end). When it is not there the window is slid
- * (or doubled, when the row fills it) and the finder starts again: doubling keeps that linear. */
+ * (or doubled, when the row fills it) and the finder starts again: doubling keeps that linear.
+ */
 #include "data/records.h"
 #include "common/alloc.h"
 #include "common/checked.h"
@@ -41,10 +42,11 @@ static status refill(record_reader *r, bool *more) {
     if (r->end == r->capacity) {
         size_t wanted = r->capacity ? r->capacity * 2 : CHUNK;
         if (r->end >= RECORD_LIMIT)
-            return status_fail(STATUS_DATA,
-                               "%s:%lld: a row of more than %d MiB: a line end or a bracket is "
-                               "missing, or the file is not what its name says",
-                               r->f.path, (long long)r->line, RECORD_LIMIT >> 20);
+            return status_fail(
+                STATUS_DATA,
+                "%s:%lld: a row of more than %d MiB: a line end or a bracket is "
+                "missing, or the file is not what its name says",
+                r->f.path, (long long)r->line, RECORD_LIMIT >> 20);
         char *data = mem_resize(r->data, wanted, "a data file");
         if (!data) return STATUS_MEMORY;
         r->data = data;
@@ -60,14 +62,20 @@ static status refill(record_reader *r, bool *more) {
 /* Moves past n bytes, counting lines and columns. */
 static void advance(record_reader *r, size_t n) {
     for (const char *p = r->data + r->at, *end = p + n; p < end; p++) {
-        if (*p == '\n') r->line++, r->column = 1;
-        else if (((unsigned char)*p & 0xc0) != 0x80) r->column++;
+        if (*p == '\n')
+            r->line++, r->column = 1;
+        else if (((unsigned char)*p & 0xc0) != 0x80)
+            r->column++;
     }
     r->at += n;
 }
 
-static bool is_line_end(char c) { return c == '\n' || c == '\r'; }
-static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+static bool is_line_end(char c) {
+    return c == '\n' || c == '\r';
+}
+static bool is_space(char c) {
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
 
 enum { END = -1 };
 
@@ -109,11 +117,13 @@ static status fail_here(const record_reader *r, const char *what) {
 static const struct {
     const char *magic, *what;
 } not_text[] = {
-    {"PAR1", "is a Parquet file, which is not read yet: convert it, for example with python3 -c "
-             "\"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', "
-             "orient='records', lines=True, force_ascii=False)\""},
-    {"version https://git-lfs", "is a Git-LFS pointer, not the data itself: run `git lfs pull` in "
-                                "its folder, or download it again"},
+    {"PAR1",
+     "is a Parquet file, which is not read yet: convert it, for example with python3 -c "
+     "\"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', "
+     "orient='records', lines=True, force_ascii=False)\""},
+    {"version https://git-lfs",
+     "is a Git-LFS pointer, not the data itself: run `git lfs pull` in "
+     "its folder, or download it again"},
     {"\x1f\x8b", "is compressed: run gunzip on it first"},
     {"\x28\xb5\x2f\xfd", "is compressed: run unzstd on it first"},
     {"PK\x03\x04", "is a zip archive: unpack it first"},
@@ -148,8 +158,9 @@ static status begin(record_reader *r) {
                            r->f.path);
     if (r->end >= 3 && !memcmp(r->data, "\xef\xbb\xbf", 3)) r->at = 3; /* byte order mark */
     if (r->format == RECORD_AUTO)
-        r->format = ends_with(r->f.path, ".txt") || ends_with(r->f.path, ".text") ? RECORD_LINES
-                                                                                  : RECORD_JSON;
+        r->format = ends_with(r->f.path, ".txt") || ends_with(r->f.path, ".text")
+                        ? RECORD_LINES
+                        : RECORD_JSON;
     int c = r->at < r->end ? 0 : END;
     if (r->format == RECORD_JSON) TRY(next_visible(r, &c));
     if (r->format == RECORD_JSON && c == '[') {
@@ -170,8 +181,10 @@ status records_open(record_reader **out, const char *path, record_format format)
     status s = file_open(&r->f, path);
     if (s == STATUS_IO) s = STATUS_DATA;
     if (s == STATUS_OK) s = begin(r);
-    if (s != STATUS_OK) records_close(r);
-    else *out = r;
+    if (s != STATUS_OK)
+        records_close(r);
+    else
+        *out = r;
     return s;
 }
 
@@ -182,9 +195,12 @@ void records_close(record_reader *r) {
     mem_free(r);
 }
 
-bool records_are_text(const record_reader *r) { return r->format != RECORD_JSON; }
+bool records_are_text(const record_reader *r) {
+    return r->format != RECORD_JSON;
+}
 
-/* ---- finding the end of a row; each returns the row's bytes, or -1 when more are needed ---- */
+/* ---- finding the end of a row; each returns the row's bytes, or -1 when more are needed ----
+ */
 
 static int64_t line_end(const char *text, size_t n) {
     const char *p = memchr(text, '\n', n);
@@ -195,28 +211,35 @@ static int64_t line_end(const char *text, size_t n) {
 static int64_t paragraph_end(const char *text, size_t n) {
     for (const char *p = text; (p = memchr(p, '\n', n - (size_t)(p - text))); p++) {
         size_t next = (size_t)(p - text) + 1;
-        while (next < n && (text[next] == ' ' || text[next] == '\t' || text[next] == '\r')) next++;
+        while (next < n && (text[next] == ' ' || text[next] == '\t' || text[next] == '\r'))
+            next++;
         if (next == n) return -1;
         if (text[next] == '\n') return p - text;
     }
     return -1;
 }
 
-/* The end of a JSON value: brackets balanced outside of strings, or a scalar up to , ] or space. */
+/* The end of a JSON value: brackets balanced outside of strings, or a scalar up to , ] or
+ * space. */
 static int64_t value_end(const char *text, size_t n) {
     bool string = false;
     int64_t depth = 0;
     for (size_t i = 0; i < n; i++) {
         char c = text[i];
         if (string) {
-            if (c == '\\') i++;
-            else if (c == '"') string = false;
-        } else if (c == '"') string = true;
-        else if (c == '{' || c == '[') depth++;
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                string = false;
+        } else if (c == '"')
+            string = true;
+        else if (c == '{' || c == '[')
+            depth++;
         else if (c == '}' || c == ']') {
             if (depth == 0) return (int64_t)i;
             if (--depth == 0) return (int64_t)i + 1;
-        } else if (depth == 0 && (c == ',' || is_space(c))) return (int64_t)i;
+        } else if (depth == 0 && (c == ',' || is_space(c)))
+            return (int64_t)i;
     }
     return -1;
 }
@@ -329,13 +352,14 @@ status record_parse(const char *path, const record *row, json_t **out) {
     *out = json_loadb(row->text, row->bytes,
                       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
     if (*out) return STATUS_OK;
-    if (*status_message()) return STATUS_MEMORY; /* the allocator's; jansson says "invalid token" */
+    if (*status_message())
+        return STATUS_MEMORY; /* the allocator's; jansson says "invalid token" */
     char quote[RECORD_QUOTE];
     record_quote(row->text, row->bytes, (size_t)max_i64(e.position, 0), quote);
     int64_t column = e.line <= 1 ? row->column + max_i64(e.column, 1) - 1 : e.column;
     bool object = row->line == 1 && row->column == 1 && row->bytes < 3;
-    return status_fail(STATUS_DATA, "%s:%lld:%lld: %s, at `%s`%s", path,
-                       (long long)(row->line + max_i64(e.line, 1) - 1), (long long)column, e.text,
-                       quote,
-                       object ? " (a data file is an array of objects, or one object a line)" : "");
+    return status_fail(
+        STATUS_DATA, "%s:%lld:%lld: %s, at `%s`%s", path,
+        (long long)(row->line + max_i64(e.line, 1) - 1), (long long)column, e.text, quote,
+        object ? " (a data file is an array of objects, or one object a line)" : "");
 }

@@ -1,13 +1,14 @@
 /* records.h: the rows of a data file, one after the other, as text with its place in the file.
  *
- * Formats: a JSON array of objects, JSON lines (one object a line), and plain text. Knows files,
- * not what is in a row. The file is streamed: memory is one chunk and the longest row. What is not
- * text (Parquet, Git-LFS pointers, archives, UTF-16) is recognised and named with the way out.
+ * Formats: a JSON array of objects, JSON lines (one object a line), and plain text. Knows
+ * files, not what is in a row. The file is streamed: memory is one chunk and the longest row.
+ * What is not text (Parquet, Git-LFS pointers, archives, UTF-16) is recognised and named with
+ * the way out.
  *
- * Plain text follows Hugging Face's text loader: a row is a line without its line end, and lines
- * without a visible character are left out. That is what a list of sentences wants. A book or a
- * corpus wants RECORD_WHOLE (the file is one row; completion cuts it into pieces of sequence_len)
- * or RECORD_PARAGRAPHS (rows end at empty lines). */
+ * Plain text follows Hugging Face's text loader: a row is a line without its line end, and
+ * lines without a visible character are left out. That is what a list of sentences wants. A
+ * book or a corpus wants RECORD_WHOLE (the file is one row; completion cuts it into pieces of
+ * sequence_len) or RECORD_PARAGRAPHS (rows end at empty lines). */
 #ifndef NIBBLE_DATA_RECORDS_H
 #define NIBBLE_DATA_RECORDS_H
 
@@ -39,18 +40,20 @@ typedef struct record_reader record_reader;
 
 /* STATUS_DATA: missing, empty, or not a text file. */
 status records_open(record_reader **out, const char *path, record_format format);
-void records_close(record_reader *r); /* NULL is fine */
+void records_close(record_reader *r);          /* NULL is fine */
 bool records_are_text(const record_reader *r); /* plain text, no JSON */
 
-/* The next row. STATUS_DATA with path:line:column for a broken array or a row over RECORD_LIMIT;
- * both end the file. What is inside the row is record_parse's matter, so bad rows can be skipped. */
+/* The next row. STATUS_DATA with path:line:column for a broken array or a row over
+ * RECORD_LIMIT; both end the file. What is inside the row is record_parse's matter, so bad
+ * rows can be skipped. */
 status records_next(record_reader *r, record *out);
 
-/* The row as JSON. STATUS_DATA: "path:line:column: what, at `text`": bad syntax, bad UTF-8, lone
- * surrogates, duplicate keys. */
+/* The row as JSON. STATUS_DATA: "path:line:column: what, at `text`": bad syntax, bad UTF-8,
+ * lone surrogates, duplicate keys. */
 status record_parse(const char *path, const record *row, json_t **out);
 
-/* A few words of `text` around byte `at` for a message, printable, at most 60 bytes; into `out`. */
+/* A few words of `text` around byte `at` for a message, printable, at most 60 bytes; into
+ * `out`. */
 enum { RECORD_QUOTE = 96 };
 void record_quote(const char *text, size_t bytes, size_t at, char out[RECORD_QUOTE]);
 

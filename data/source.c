@@ -44,7 +44,7 @@ typedef struct encoder {
     conversation messages;
 } encoder;
 
-typedef struct job { /* a row on its way */
+typedef struct job {  /* a row on its way */
     size_t at, bytes; /* its text in the batch */
     record place;
     id_list ids, labels;
@@ -63,13 +63,17 @@ typedef struct batch {
 status dataset_token_names(const dataset_options *o, token_names *out) {
     *out = (token_names){o->tokenizer, -1, -1};
     if (!o->tokenizer) return STATUS_OK;
-    out->bos = o->bos_token ? tokenizer_id(o->tokenizer, o->bos_token) : tokenizer_bos(o->tokenizer);
-    out->eos = o->eos_token ? tokenizer_id(o->tokenizer, o->eos_token) : tokenizer_eos(o->tokenizer);
+    out->bos =
+        o->bos_token ? tokenizer_id(o->tokenizer, o->bos_token) : tokenizer_bos(o->tokenizer);
+    out->eos =
+        o->eos_token ? tokenizer_id(o->tokenizer, o->eos_token) : tokenizer_eos(o->tokenizer);
     if (o->bos_token && out->bos < 0)
-        return status_fail(STATUS_USAGE, "special_tokens: bos_token `%s` is no token of this model",
+        return status_fail(STATUS_USAGE,
+                           "special_tokens: bos_token `%s` is no token of this model",
                            o->bos_token);
     if (o->eos_token && out->eos < 0)
-        return status_fail(STATUS_USAGE, "special_tokens: eos_token `%s` is no token of this model",
+        return status_fail(STATUS_USAGE,
+                           "special_tokens: eos_token `%s` is no token of this model",
                            o->eos_token);
     return STATUS_OK;
 }
@@ -78,10 +82,10 @@ static status choose_kind(const dataset_source *s, source_kind *out) {
     static const struct {
         const char *type;
         source_kind kind;
-    } kinds[] = {{"", KIND_TOKENIZED},          {"completion", KIND_COMPLETION},
-                 {"text", KIND_COMPLETION},     {"pretrain", KIND_COMPLETION},
-                 {"chat_template", KIND_CHAT},  {"sharegpt", KIND_CHAT},
-                 {"chat", KIND_CHAT},           {"input_output", KIND_SEGMENTS}};
+    } kinds[] = {{"", KIND_TOKENIZED},         {"completion", KIND_COMPLETION},
+                 {"text", KIND_COMPLETION},    {"pretrain", KIND_COMPLETION},
+                 {"chat_template", KIND_CHAT}, {"sharegpt", KIND_CHAT},
+                 {"chat", KIND_CHAT},          {"input_output", KIND_SEGMENTS}};
     const char *type = s->type ? s->type : "";
     *out = KIND_PROMPT;
     if (s->custom_prompt || prompt_is_type(type)) return STATUS_OK;
@@ -90,17 +94,19 @@ static status choose_kind(const dataset_source *s, source_kind *out) {
             *out = kinds[i].kind;
             return STATUS_OK;
         }
-    return status_fail(STATUS_USAGE,
-                       "datasets: the type `%s` is not supported; there are chat_template, alpaca, "
-                       "completion, input_output, an empty type for rows with input_ids, and "
-                       "formats of one's own (type: with field_instruction, format ...)",
-                       type);
+    return status_fail(
+        STATUS_USAGE,
+        "datasets: the type `%s` is not supported; there are chat_template, alpaca, "
+        "completion, input_output, an empty type for rows with input_ids, and "
+        "formats of one's own (type: with field_instruction, format ...)",
+        type);
 }
 
 static status open_chat(row_maker *m) {
     const dataset_source *s = m->source;
     const dataset_options *o = m->options;
-    TRY(chat_template_open(&m->template, s->chat_template ? s->chat_template : o->chat_template,
+    TRY(chat_template_open(&m->template,
+                           s->chat_template ? s->chat_template : o->chat_template,
                            tokenizer_chat_template(o->tokenizer), o->today, &m->names));
     m->chat = s->chat;
     m->chat.train_on_inputs = o->train_on_inputs;
@@ -120,11 +126,13 @@ static status maker_open_parts(row_maker *m) {
     if (m->kind != KIND_TOKENIZED && !m->options->tokenizer)
         return status_fail(STATUS_INTERNAL, "a dataset of text needs a tokenizer");
     TRY(dataset_token_names(m->options, &m->names));
-    if (m->kind == KIND_PROMPT) return prompt_open(&m->prompt, type, &m->source->prompt, &m->names);
+    if (m->kind == KIND_PROMPT)
+        return prompt_open(&m->prompt, type, &m->source->prompt, &m->names);
     return m->kind == KIND_CHAT ? open_chat(m) : STATUS_OK;
 }
 
-static status maker_open(row_maker *m, const dataset_source *source, const dataset_options *o) {
+static status maker_open(row_maker *m, const dataset_source *source,
+                         const dataset_options *o) {
     *m = (row_maker){.source = source, .options = o};
     status s = maker_open_parts(m);
     if (s != STATUS_OK) {
@@ -149,8 +157,9 @@ static status choose_format(const dataset_source *s, record_format *out) {
             *out = names[i].format;
             return STATUS_OK;
         }
-    return status_fail(STATUS_USAGE, "%s: ds_type `%s` is not read here; there are json, text (a row "
-                                     "a line), paragraphs and document",
+    return status_fail(STATUS_USAGE,
+                       "%s: ds_type `%s` is not read here; there are json, text (a row "
+                       "a line), paragraphs and document",
                        s->path, s->ds_type);
 }
 
@@ -161,13 +170,14 @@ static status read_ids(const json_t *list, const char *key, int32_t limit, bool 
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *v = json_array_get(list, i);
         json_int_t id = json_integer_value(v);
-        bool fits = json_is_integer(v) && ((labels && id == LABEL_IGNORED) || (id >= 0 && id < limit));
+        bool fits =
+            json_is_integer(v) && ((labels && id == LABEL_IGNORED) || (id >= 0 && id < limit));
         if (!fits && json_is_integer(v) && id >= 0 && limit < INT32_MAX)
-            return status_fail(STATUS_DATA, "\"%s\"[%zu] is %lld, the model's vocabulary has %d "
-                                            "tokens: was it made with another tokenizer?",
+            return status_fail(STATUS_DATA,
+                               "\"%s\"[%zu] is %lld, the model's vocabulary has %d "
+                               "tokens: was it made with another tokenizer?",
                                key, i, (long long)id, limit);
-        if (!fits)
-            return status_fail(STATUS_DATA, "\"%s\"[%zu] is no token id", key, i);
+        if (!fits) return status_fail(STATUS_DATA, "\"%s\"[%zu] is no token id", key, i);
         int32_t small = (int32_t)id;
         TRY(id_list_append(out, &small, 1));
     }
@@ -176,15 +186,19 @@ static status read_ids(const json_t *list, const char *key, int32_t limit, bool 
 
 static status make_tokenized(const row_maker *m, const json_t *row, span_builder *b) {
     int32_t limit = m->options->vocabulary ? m->options->vocabulary : INT32_MAX;
-    const json_t *ids = json_object_get(row, "input_ids"), *labels = json_object_get(row, "labels");
+    const json_t *ids = json_object_get(row, "input_ids"),
+                 *labels = json_object_get(row, "labels");
     if (!json_is_array(ids))
-        return status_fail(STATUS_DATA, "\"input_ids\" must be a list, it is %s (a dataset without "
-                                        "`type:` has tokenized rows)",
+        return status_fail(STATUS_DATA,
+                           "\"input_ids\" must be a list, it is %s (a dataset without "
+                           "`type:` has tokenized rows)",
                            json_type_name(ids));
     if (labels && !json_is_null(labels) && json_array_size(labels) != json_array_size(ids))
-        return status_fail(STATUS_DATA, "\"labels\" must be a list of %zu ids as input_ids, it is "
-                                        "%s of %zu",
-                           json_array_size(ids), json_type_name(labels), json_array_size(labels));
+        return status_fail(STATUS_DATA,
+                           "\"labels\" must be a list of %zu ids as input_ids, it is "
+                           "%s of %zu",
+                           json_array_size(ids), json_type_name(labels),
+                           json_array_size(labels));
     TRY(read_ids(ids, "input_ids", limit, false, &b->ids));
     if (json_is_array(labels)) return read_ids(labels, "labels", limit, true, &b->labels);
     return id_list_append(&b->labels, b->ids.items, b->ids.count);
@@ -193,17 +207,19 @@ static status make_tokenized(const row_maker *m, const json_t *row, span_builder
 static status make_segments(const row_maker *m, const json_t *row, span_builder *b) {
     const json_t *list = json_object_get(row, "segments");
     if (!json_is_array(list))
-        return status_fail(STATUS_DATA, "\"segments\" must be a list, it is %s", json_type_name(list));
+        return status_fail(STATUS_DATA, "\"segments\" must be a list, it is %s",
+                           json_type_name(list));
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *s = json_array_get(list, i), *text = json_object_get(s, "text");
         const json_t *label = json_object_get(s, "label");
         if (!json_is_string(text) || !json_is_boolean(label))
-            return status_fail(STATUS_DATA, "segment %zu must have a \"text\" and a \"label\" that is "
-                                            "true or false",
+            return status_fail(STATUS_DATA,
+                               "segment %zu must have a \"text\" and a \"label\" that is "
+                               "true or false",
                                i + 1);
         size_t before = b->ids.count;
-        TRY(tokenizer_encode(m->names.tokenizer, json_string_value(text), json_string_length(text), 0,
-                             &b->ids));
+        TRY(tokenizer_encode(m->names.tokenizer, json_string_value(text),
+                             json_string_length(text), 0, &b->ids));
         bool learn = json_is_true(label) || m->options->train_on_inputs;
         for (; before < b->ids.count; before++) {
             int32_t id = learn ? b->ids.items[before] : LABEL_IGNORED;
@@ -217,29 +233,38 @@ static status make_completion(const row_maker *m, const json_t *row, span_builde
     const char *field = m->source->field ? m->source->field : "text";
     const json_t *v = json_object_get(row, field);
     if (!json_is_string(v))
-        return status_fail(STATUS_DATA, "\"%s\" must be a string, it is %s", field, json_type_name(v));
+        return status_fail(STATUS_DATA, "\"%s\" must be a string, it is %s", field,
+                           json_type_name(v));
     return prompt_render_text(json_string_value(v), json_string_length(v), b);
 }
 
 static status make_chat(const row_maker *m, const json_t *row, encoder *e) {
     if (conversation_has_tools(row, &m->chat) && chat_template_wants_tools(m->template))
-        return status_fail(STATUS_DATA, "the row has tools, which the template %s would show and "
-                                        "which are not supported yet",
+        return status_fail(STATUS_DATA,
+                           "the row has tools, which the template %s would show and "
+                           "which are not supported yet",
                            chat_template_name(m->template));
     TRY(conversation_read(&e->messages, row, &m->chat));
-    TRY(chat_template_render(m->template, e->messages.items, e->messages.count, false, &e->spans));
+    TRY(chat_template_render(m->template, e->messages.items, e->messages.count, false,
+                             &e->spans));
     return spans_finish(&e->spans);
 }
 
 static status make_object(const row_maker *m, const json_t *row, encoder *e) {
     if (!json_is_object(row))
-        return status_fail(STATUS_DATA, "a row must be an object, it is %s", json_type_name(row));
+        return status_fail(STATUS_DATA, "a row must be an object, it is %s",
+                           json_type_name(row));
     switch (m->kind) {
-    case KIND_TOKENIZED: return make_tokenized(m, row, &e->spans);
-    case KIND_COMPLETION: return make_completion(m, row, &e->spans);
-    case KIND_PROMPT: return prompt_render(m->prompt, row, m->options->train_on_inputs, &e->spans);
-    case KIND_CHAT: return make_chat(m, row, e);
-    case KIND_SEGMENTS: return make_segments(m, row, &e->spans);
+    case KIND_TOKENIZED:
+        return make_tokenized(m, row, &e->spans);
+    case KIND_COMPLETION:
+        return make_completion(m, row, &e->spans);
+    case KIND_PROMPT:
+        return prompt_render(m->prompt, row, m->options->train_on_inputs, &e->spans);
+    case KIND_CHAT:
+        return make_chat(m, row, e);
+    case KIND_SEGMENTS:
+        return make_segments(m, row, &e->spans);
     }
     return STATUS_INTERNAL;
 }
@@ -267,7 +292,8 @@ static void swap_lists(id_list *a, id_list *b) {
     *b = swap;
 }
 
-static void run_job(const row_maker *m, const char *path, const char *text, job *j, encoder *e) {
+static void run_job(const row_maker *m, const char *path, const char *text, job *j,
+                    encoder *e) {
     record r = j->place;
     r.text = text + j->at;
     r.bytes = j->bytes;
@@ -349,7 +375,8 @@ static status take_job(sink *k, const char *path, job *j) {
     k->report->read++;
     if (s == STATUS_OK) {
         s = take_row(k, j);
-        return s == STATUS_OK ? s : status_prefix(s, "%s:%lld", path, (long long)j->place.line);
+        return s == STATUS_OK ? s
+                              : status_prefix(s, "%s:%lld", path, (long long)j->place.line);
     }
     if (j->message) status_set(s, j->message);
     if (s != STATUS_DATA || !k->options->skip_bad_rows) return s;
@@ -464,15 +491,16 @@ static status read_file(source_reader *r, const char *path) {
     r->maker.text_rows = records_are_text(file);
     status s = STATUS_OK;
     if (r->maker.text_rows && r->maker.kind != KIND_COMPLETION)
-        s = status_fail(STATUS_DATA, "%s: plain text can only be learned with `type: completion`",
-                        path);
+        s = status_fail(STATUS_DATA,
+                        "%s: plain text can only be learned with `type: completion`", path);
     if (s == STATUS_OK) s = read_rows(r, file, path);
     records_close(file);
     r->sink.report->files++;
     return s;
 }
 
-static status reader_open(source_reader *r, const dataset_source *source, const dataset_options *o) {
+static status reader_open(source_reader *r, const dataset_source *source,
+                          const dataset_options *o) {
     TRY(maker_open(&r->maker, source, o));
     TRY(choose_format(source, &r->format));
     TRY(files_find(&r->files, source->path, source->name, source->files, source->file_count,
@@ -502,7 +530,8 @@ static void reader_close(source_reader *r) {
     maker_close(&r->maker);
 }
 
-static status read_all(source_reader *r, const dataset_source *source, const dataset_options *o) {
+static status read_all(source_reader *r, const dataset_source *source,
+                       const dataset_options *o) {
     TRY(reader_open(r, source, o));
     r->sink.options = o;
     r->sink.cut = r->maker.kind == KIND_COMPLETION;
@@ -568,7 +597,8 @@ static void take_prompt(hash_stream *h, const prompt_format *p) {
 
 status source_identify(const dataset_source *s, const dataset_options *o, hash_stream *h) {
     row_maker m;
-    TRY(maker_open(&m, s, o)); /* the template's name stands for its rules, and its date counts */
+    TRY(maker_open(&m, s,
+                   o)); /* the template's name stands for its rules, and its date counts */
     take(h, "template", m.template ? chat_template_name(m.template) : NULL);
     take(h, "date", m.template ? chat_template_date(m.template) : NULL);
     take_number(h, "ends", m.chat.ends);

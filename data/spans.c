@@ -22,8 +22,8 @@ static status add_text(literal *l, const char *text, size_t bytes, const tokeniz
     status s = tokenizer_encode(t, text, bytes, 0, &ids);
     const char *end = text + bytes;
     for (size_t i = 0; s == STATUS_OK && i < ids.count; i++) {
-        const char *name = tokenizer_is_special(t, ids.items[i]) ? tokenizer_token(t, ids.items[i])
-                                                                 : NULL;
+        const char *name =
+            tokenizer_is_special(t, ids.items[i]) ? tokenizer_token(t, ids.items[i]) : NULL;
         char *found = name ? memmem(text, (size_t)(end - text), name, strlen(name)) : NULL;
         if (!found) continue;
         s = add_part(l, PART_TEXT, text, (size_t)(found - text));
@@ -79,7 +79,8 @@ status spans_text(span_builder *b, const char *text, size_t bytes, bool learn) {
     if (!bytes) return STATUS_OK;
     bool before = b->mark_count && b->marks[b->mark_count - 1].learn;
     if (!b->mark_count || before != learn) {
-        if (mem_grow(&b->marks, &b->mark_capacity, b->mark_count + 1, sizeof *b->marks, "marks"))
+        if (mem_grow(&b->marks, &b->mark_capacity, b->mark_count + 1, sizeof *b->marks,
+                     "marks"))
             return STATUS_MEMORY;
         b->marks[b->mark_count++] = (span_mark){b->run.bytes, learn};
     }
@@ -99,9 +100,12 @@ status spans_control(span_builder *b, int32_t id, bool learn) {
 
 status spans_literal(span_builder *b, const literal *l, const char *role, bool learn) {
     for (const literal_part *p = l->parts; p < l->parts + l->count; p++) {
-        if (p->id >= 0) TRY(spans_control(b, p->id, learn));
-        else if (p->id == PART_ROLE) TRY(spans_text(b, role, strlen(role), learn));
-        else TRY(spans_text(b, p->text, p->bytes, learn));
+        if (p->id >= 0)
+            TRY(spans_control(b, p->id, learn));
+        else if (p->id == PART_ROLE)
+            TRY(spans_text(b, role, strlen(role), learn));
+        else
+            TRY(spans_text(b, p->text, p->bytes, learn));
     }
     return STATUS_OK;
 }
@@ -112,8 +116,10 @@ static status tokens_before(span_builder *b, size_t at, bool after, size_t *out)
     *out = 0;
     if (at == 0) return STATUS_OK;
     b->prefix.count = 0;
-    TRY(tokenizer_encode(b->names.tokenizer, b->run.data, at, TOKENIZER_PLAIN_TEXT, &b->prefix));
-    size_t same = 0, limit = b->prefix.count < b->scratch.count ? b->prefix.count : b->scratch.count;
+    TRY(tokenizer_encode(b->names.tokenizer, b->run.data, at, TOKENIZER_PLAIN_TEXT,
+                         &b->prefix));
+    size_t same = 0,
+           limit = b->prefix.count < b->scratch.count ? b->prefix.count : b->scratch.count;
     while (same < limit && b->prefix.items[same] == b->scratch.items[same]) same++;
     *out = same;
     if (after && same < b->prefix.count && same < b->scratch.count) ++*out;

@@ -1,11 +1,12 @@
 /* spans.h: pieces of text and control tokens in, token ids and labels out.
  *
  * A row is rendered as a sequence of literals (a template's own words, in which control tokens
- * such as <|im_start|> are meant) and contents (somebody's words, in which they are only text),
- * each to be learned or not. Text between two control tokens is tokenized as one run, as Hugging
- * Face does with the rendered text, so that pieces merge across the borders in the same way; ids
- * are those of apply_chat_template for every content that spells no control token. Where a token
- * crosses the border of a learned piece it is learned. Knows no templates and no JSON. */
+ * such as <|im_start|> are meant) and contents (somebody's words, in which they are only
+ * text), each to be learned or not. Text between two control tokens is tokenized as one run,
+ * as Hugging Face does with the rendered text, so that pieces merge across the borders in the
+ * same way; ids are those of apply_chat_template for every content that spells no control
+ * token. Where a token crosses the border of a learned piece it is learned. Knows no templates
+ * and no JSON. */
 #ifndef NIBBLE_DATA_SPANS_H
 #define NIBBLE_DATA_SPANS_H
 
@@ -37,13 +38,15 @@ typedef struct literal {
     size_t count, capacity;
 } literal;
 
-/* Who speaks: the tokenizer, and its BOS and EOS after the configuration's overrides (-1 = none). */
+/* Who speaks: the tokenizer, and its BOS and EOS after the configuration's overrides (-1 =
+ * none). */
 typedef struct token_names {
     const tokenizer *tokenizer;
     int32_t bos, eos;
 } token_names;
 
-/* Finds the control tokens of `text`. A BOS or EOS that the tokenizer does not have is left out. */
+/* Finds the control tokens of `text`. A BOS or EOS that the tokenizer does not have is left
+ * out. */
 status literal_compile(literal *out, const char *text, const token_names *names);
 void literal_free(literal *l);
 
@@ -65,12 +68,13 @@ typedef struct span_builder {
 void spans_reset(span_builder *b); /* a new row; keeps the memory */
 void spans_free(span_builder *b);
 
-/* Appends. The role name of `role` is text; it may be NULL where the literal has no LITERAL_ROLE. */
+/* Appends. The role name of `role` is text; it may be NULL where the literal has no
+ * LITERAL_ROLE. */
 status spans_literal(span_builder *b, const literal *l, const char *role, bool learn);
 status spans_text(span_builder *b, const char *text, size_t bytes, bool learn);
 status spans_control(span_builder *b, int32_t id, bool learn);
-/* Tokenizes what is left. Then ids and labels have one entry per token. STATUS_DATA for invalid
- * UTF-8. Also ends a run in the middle: what follows is tokenized apart. */
+/* Tokenizes what is left. Then ids and labels have one entry per token. STATUS_DATA for
+ * invalid UTF-8. Also ends a run in the middle: what follows is tokenized apart. */
 status spans_finish(span_builder *b);
 
 #endif

@@ -55,8 +55,9 @@ status split_parse(row_split *out, const char *text) {
         if (*p++ != '+') break;
         while (*p == ' ') p++;
     }
-    return status_fail(STATUS_USAGE, "split: `%s` is not understood; examples: train, train[:500], "
-                                     "train[10%%:], train[:100]+train[-100:]",
+    return status_fail(STATUS_USAGE,
+                       "split: `%s` is not understood; examples: train, train[:500], "
+                       "train[10%%:], train[:100]+train[-100:]",
                        text);
 }
 

@@ -1,6 +1,6 @@
-/* split.h: `split:` of a dataset: "train", "train[:500]", "train[10%:]", "train[-100:]", several
- * joined by +. The meaning is Hugging Face's: percents round to the nearest row (half to even),
- * negative boundaries count from the end, and rows past the end are not there. */
+/* split.h: `split:` of a dataset: "train", "train[:500]", "train[10%:]", "train[-100:]",
+ * several joined by +. The meaning is Hugging Face's: percents round to the nearest row (half
+ * to even), negative boundaries count from the end, and rows past the end are not there. */
 #ifndef NIBBLE_DATA_SPLIT_H
 #define NIBBLE_DATA_SPLIT_H
 

@@ -1,5 +1,5 @@
-/* test_data.c: datasets end to end: every type, lengths, bad rows, duplicates, the held-out part,
- * prepared rows, and real files through tokenizer, packing and loader. */
+/* test_data.c: datasets end to end: every type, lengths, bad rows, duplicates, the held-out
+ * part, prepared rows, and real files through tokenizer, packing and loader. */
 #include "mini_tokenizer.h"
 
 #include <errno.h>
@@ -31,9 +31,12 @@ static int teardown(void **state) {
 }
 
 static dataset_options usual_options(void) {
-    return (dataset_options){.tokenizer = mini, .tokenizer_folder = mini_folder,
-                             .chat_template = "chatml", .today = "10 Jul 2025",
-                             .sequence_len = 4096, .seed = 1};
+    return (dataset_options){.tokenizer = mini,
+                             .tokenizer_folder = mini_folder,
+                             .chat_template = "chatml",
+                             .today = "10 Jul 2025",
+                             .sequence_len = 4096,
+                             .seed = 1};
 }
 
 /* A row as text; what is learned stands in [ ]. */
@@ -46,8 +49,10 @@ static char *show(const row_set *rows, int64_t row) {
         if (learn) assert_int_equal(rows->labels[i], rows->ids[i]);
         if (learn != learned) *p++ = learn ? '[' : ']';
         learned = learn;
-        if (rows->ids[i] < 256) *p++ = (char)rows->ids[i];
-        else p += sprintf(p, "%s", rows->ids[i] == MINI_BOS ? "<s>" : "</s>");
+        if (rows->ids[i] < 256)
+            *p++ = (char)rows->ids[i];
+        else
+            p += sprintf(p, "%s", rows->ids[i] == MINI_BOS ? "<s>" : "</s>");
     }
     if (learned) *p++ = ']';
     return text;
@@ -84,7 +89,7 @@ static void expect_failure(const char *json, dataset_source source, const datase
 
 /* ---- types ---- */
 
-#define TASK "Below is an instruction that describes a task"
+#define TASK    "Below is an instruction that describes a task"
 #define REQUEST "Write a response that appropriately completes the request.\n\n"
 
 static void test_alpaca(void **state) {
@@ -108,7 +113,8 @@ static void test_alpaca(void **state) {
            "SYSTEM: " TASK ". Write a response that appropriately completes the request.\n"
            "USER: Q\nASSISTANT:[A</s>]");
     o.train_on_inputs = true;
-    s = (dataset_source){.type = "alpaca", .prompt = {.field_output = "response", .system_prompt = "S"}};
+    s = (dataset_source){.type = "alpaca",
+                         .prompt = {.field_output = "response", .system_prompt = "S"}};
     expect("{\"instruction\":\"I\",\"response\":\"O\"}", s, &o,
            "[S\n\n### Instruction:\nI\n\n### Response:\nO</s>]");
 }
@@ -116,8 +122,11 @@ static void test_alpaca(void **state) {
 static void test_formats_of_ones_own(void **state) {
     dataset_options o = usual_options();
     dataset_source s = {.custom_prompt = true,
-                        .prompt = {.field_instruction = "q", .field_input = "c", .field_output = "a",
-                                   .system_prompt = "Sys.", .system_format = "<{{{system}}}> ",
+                        .prompt = {.field_instruction = "q",
+                                   .field_input = "c",
+                                   .field_output = "a",
+                                   .system_prompt = "Sys.",
+                                   .system_format = "<{{{system}}}> ",
                                    .format = "{instruction}|{input}|</s>",
                                    .no_input_format = "{instruction}!"}};
     expect("{\"q\":\"Q</s>\",\"c\":\"C\",\"a\":\"A\"}", s, &o, "<{Sys.}> Q</s>|C|</s>[A</s>]");
@@ -139,17 +148,20 @@ static void test_completion(void **state) {
     dataset_options o = usual_options();
     dataset_source s = {.type = "completion"};
     expect("{\"text\":\"once\"}", s, &o, "[once</s>]");
-    expect("{\"text\":\"<s>once</s>\"}", s, &o, "[<s>once</s></s>]"); /* the words, not the tokens */
+    expect("{\"text\":\"<s>once</s>\"}", s, &o,
+           "[<s>once</s></s>]"); /* the words, not the tokens */
     s.field = "body";
     expect("{\"body\":\"once\"}", s, &o, "[once</s>]");
-    expect_failure("{\"text\":1}", s, &o, STATUS_DATA, "one.jsonl:1: \"body\" must be a string");
+    expect_failure("{\"text\":1}", s, &o, STATUS_DATA,
+                   "one.jsonl:1: \"body\" must be a string");
     o.sequence_len = 3;
     dataset d;
     put_text(scratch("book.txt"), "abcdefg\n\nhij\nk");
     s = (dataset_source){.path = scratch("book.txt"), .type = "completion"};
     assert_ok(dataset_open(&d, &s, 1, &o));
     static const char *const want[] = {"[abc]", "[def]", "[g</s>]", "[hij]", "[k</s>]"};
-    assert_int_equal(d.train.count, 5); /* and one piece, only </s>, that has nothing to learn */
+    assert_int_equal(d.train.count,
+                     5); /* and one piece, only </s>, that has nothing to learn */
     for (int i = 0; i < 5; i++) expect_row(&d.train, i, want[i]);
     assert_int_equal(d.report.read, 3);
     assert_int_equal(d.report.cut, 2);
@@ -168,24 +180,26 @@ static void test_completion(void **state) {
 static void test_chat(void **state) {
     dataset_options o = usual_options();
     dataset_source s = {.type = "chat_template"};
-    const char *row = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
-                      "{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"},"
-                      "{\"role\":\"assistant\",\"content\":\"d\"}]}";
+    const char *row =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+        "{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"},"
+        "{\"role\":\"assistant\",\"content\":\"d\"}]}";
     o.chat_template = "mistral_v1";
-    expect(row, s, &o, "<s> [INST] a [/INST] [b</s>] [INST] c [/INST] [d</s>]");
+    expect(row, s, &o, "<s> [INST] a [/INST][ b</s>] [INST] c [/INST][ d</s>]");
     s.train_on_eos = s.train_on_eot = ENDS_LAST;
-    expect(row, s, &o, "<s> [INST] a [/INST] [b]</s> [INST] c [/INST] [d</s>]");
+    expect(row, s, &o, "<s> [INST] a [/INST][ b]</s> [INST] c [/INST][ d</s>]");
     s.chat_template = "mistral_v3_tekken";
     s.train_on_eos = s.train_on_eot = ENDS_TURN;
     expect(row, s, &o, "<s>[INST]a[/INST][b</s>][INST]c[/INST][d</s>]");
     expect_failure("{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
                    "{\"role\":\"user\",\"content\":\"b\"}]}",
-                   s, &o, STATUS_DATA, "one.jsonl:1: the template mistral_v3_tekken wants user and");
-    expect_failure("{\"messages\":[{\"role\":\"system\",\"content\":\"a\"}]}", s, &o, STATUS_DATA,
-                   "one.jsonl:1: ");
+                   s, &o, STATUS_DATA,
+                   "one.jsonl:1: the template mistral_v3_tekken wants user and");
+    expect_failure("{\"messages\":[{\"role\":\"system\",\"content\":\"a\"}]}", s, &o,
+                   STATUS_DATA, "one.jsonl:1: ");
     s.chat_template = "qwen_25";
-    expect_failure("{\"tools\":[{}],\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}", s, &o,
-                   STATUS_DATA, "has tools");
+    expect_failure("{\"tools\":[{}],\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}", s,
+                   &o, STATUS_DATA, "has tools");
     s.chat_template = NULL;
     o.chat_template = NULL;
     expect_failure(row, s, &o, STATUS_MODEL, "no chat template of its own");
@@ -194,9 +208,11 @@ static void test_chat(void **state) {
 static void test_segments(void **state) {
     dataset_options o = usual_options();
     dataset_source s = {.type = "input_output"};
-    expect("{\"segments\":[{\"label\":false,\"text\":\"<s>in \"},{\"label\":true,\"text\":\"out</s>\"}]}",
+    expect("{\"segments\":[{\"label\":false,\"text\":\"<s>in "
+           "\"},{\"label\":true,\"text\":\"out</s>\"}]}",
            s, &o, "<s>in [out</s>]");
-    expect_failure("{\"segments\":[{\"text\":\"x\"}]}", s, &o, STATUS_DATA, "segment 1 must have");
+    expect_failure("{\"segments\":[{\"text\":\"x\"}]}", s, &o, STATUS_DATA,
+                   "segment 1 must have");
 }
 
 static void test_tokenized(void **state) {
@@ -205,14 +221,19 @@ static void test_tokenized(void **state) {
     expect("{\"input_ids\":[104,105],\"attention_mask\":[1,1]}", s, &o, "[hi]");
     expect("{\"input_ids\":[104,105],\"labels\":[-100,105]}", s, &o, "h[i]");
     expect("{\"input_ids\":[104,105],\"labels\":null}", s, &o, "[hi]");
-    expect_failure("{\"input_ids\":[104,300]}", s, &o, STATUS_DATA, "vocabulary has 300 tokens");
-    expect_failure("{\"input_ids\":[104,-1]}", s, &o, STATUS_DATA, "\"input_ids\"[1] is no token id");
+    expect_failure("{\"input_ids\":[104,300]}", s, &o, STATUS_DATA,
+                   "vocabulary has 300 tokens");
+    expect_failure("{\"input_ids\":[104,-1]}", s, &o, STATUS_DATA,
+                   "\"input_ids\"[1] is no token id");
     expect_failure("{\"input_ids\":[104,1.5]}", s, &o, STATUS_DATA, "is no token id");
-    expect_failure("{\"input_ids\":[1],\"labels\":[1,2]}", s, &o, STATUS_DATA, "list of 1 ids");
-    expect_failure("{\"input_ids\":[1,2],\"labels\":[1,-7]}", s, &o, STATUS_DATA, "\"labels\"[1]");
+    expect_failure("{\"input_ids\":[1],\"labels\":[1,2]}", s, &o, STATUS_DATA,
+                   "list of 1 ids");
+    expect_failure("{\"input_ids\":[1,2],\"labels\":[1,-7]}", s, &o, STATUS_DATA,
+                   "\"labels\"[1]");
     expect_failure("{\"text\":\"x\"}", s, &o, STATUS_DATA, "\"input_ids\" must be a list");
     expect_failure("[1]", s, &o, STATUS_DATA, "a row must be an object, it is an integer");
-    expect_failure("{\"input_ids\":[1,2],\"labels\":[2,-100]}", s, &o, STATUS_DATA, "no row is left");
+    expect_failure("{\"input_ids\":[1,2],\"labels\":[2,-100]}", s, &o, STATUS_DATA,
+                   "no row is left");
 }
 
 /* ---- lengths, bad rows ---- */
@@ -227,7 +248,8 @@ static const char mixed[] = "{\"instruction\":\"a\",\"output\":\"bb\"}\n"
 
 static dataset_source mixed_source(void) {
     put_text(scratch("mixed.jsonl"), mixed);
-    return (dataset_source){.path = scratch("mixed.jsonl"), .custom_prompt = true,
+    return (dataset_source){.path = scratch("mixed.jsonl"),
+                            .custom_prompt = true,
                             .prompt = {.format = "{instruction}:"}};
 }
 
@@ -251,7 +273,8 @@ static void test_bad_rows(void **state) {
     assert_int_equal(d.report.longest, 5);
     char *text = dataset_describe(&d, &o);
     assert_non_null(strstr(text, "7 rows read, 2 kept"));
-    assert_non_null(strstr(text, "1 dropped: longer than sequence_len 10 (the longest has 23)"));
+    assert_non_null(
+        strstr(text, "1 dropped: longer than sequence_len 10 (the longest has 23)"));
     assert_non_null(strstr(text, "3 bad rows skipped"));
     mem_free(text);
     dataset_close(&d);
@@ -280,7 +303,8 @@ static void test_long_rows(void **state) {
     assert_non_null(strstr(status_message(), "3 bad; the first bad one: "));
     o.sequence_len = 10;
     o.long_rows = LONG_FAIL;
-    assert_fails(dataset_open(&d, &s, 1, &o), STATUS_DATA, "mixed.jsonl:3: the row has 23 tokens");
+    assert_fails(dataset_open(&d, &s, 1, &o), STATUS_DATA,
+                 "mixed.jsonl:3: the row has 23 tokens");
     o.long_rows = LONG_DROP;
     o.keep_untargeted = true; /* evaluation */
     assert_ok(dataset_open(&d, &s, 1, &o));
@@ -357,7 +381,8 @@ static void test_shuffle_and_hold_out(void **state) {
     o.shuffle = true;
     assert_ok(dataset_open(&again, s, 2, &o));
     int64_t rising = 0;
-    for (int64_t r = 1; r < 87; r++) rising += again.train.ids[2 * r] > again.train.ids[2 * r - 2];
+    for (int64_t r = 1; r < 87; r++)
+        rising += again.train.ids[2 * r] > again.train.ids[2 * r - 2];
     assert_in_range(rising, 25, 62);
     dataset_close(&again);
     o.held_out = 100;
@@ -409,9 +434,14 @@ static void test_prepared_rows(void **state) {
     mini_tokenizer_write(mini_folder, NULL, false);
     assert_true(open_prepared(&s, &o, NULL));
     s = mixed_source();
-    o = (dataset_options){.tokenizer = mini, .tokenizer_folder = mini_folder, .today = "10 Jul 2025",
-                          .chat_template = "chatml", .sequence_len = 4096, .seed = 1,
-                          .skip_bad_rows = true, .prepared = o.prepared};
+    o = (dataset_options){.tokenizer = mini,
+                          .tokenizer_folder = mini_folder,
+                          .today = "10 Jul 2025",
+                          .chat_template = "chatml",
+                          .sequence_len = 4096,
+                          .seed = 1,
+                          .skip_bad_rows = true,
+                          .prepared = o.prepared};
     assert_true(open_prepared(&s, &o, &d.train));
     char changed[sizeof mixed];
     memcpy(changed, mixed, sizeof mixed);
@@ -439,8 +469,10 @@ static void test_broken_prepared_rows(void **state) {
         char *bad = malloc(bytes);
         memcpy(bad, good, bytes);
         size_t bit = noise(&seed) % (bytes * 8), length = bytes;
-        if (i % 3) bad[bit / 8] ^= (char)(1 << bit % 8);
-        else length = bit / 8;
+        if (i % 3)
+            bad[bit / 8] ^= (char)(1 << bit % 8);
+        else
+            length = bit / 8;
         put_file(path, bad, length);
         free(bad);
         assert_ok(dataset_open(&again, &s, 1, &o));
@@ -469,7 +501,8 @@ static void test_broken_prepared_rows(void **state) {
 
 static void test_allocation_failures(void **state) {
     dataset_options o = usual_options();
-    dataset_source s[2] = {mixed_source(), {.path = scratch("chat.json"), .type = "chat_template"}};
+    dataset_source s[2] = {mixed_source(),
+                           {.path = scratch("chat.json"), .type = "chat_template"}};
     put_text(s[1].path, "[{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
                         "{\"role\":\"assistant\",\"content\":\"b\"}]}]");
     o.skip_bad_rows = o.deduplicate = o.shuffle = true;
@@ -491,12 +524,13 @@ static void test_allocation_failures(void **state) {
     }
 }
 
-/* Many rows on one thread and on several: the same rows in the same order, and the first bad row is
- * the one that is named. */
+/* Many rows on one thread and on several: the same rows in the same order, and the first bad
+ * row is the one that is named. */
 static void test_threads(void **state) {
     FILE *f = fopen(scratch("many.jsonl"), "w");
     for (int i = 0; i < 5000; i++)
-        fprintf(f, "{\"text\":\"%.*s%d\"}\n", i % 50, "..................................................", i);
+        fprintf(f, "{\"text\":\"%.*s%d\"}\n", i % 50,
+                "..................................................", i);
     fclose(f);
     dataset d, one;
     dataset_options o = usual_options();
@@ -560,14 +594,19 @@ static void test_parity_cases(void **state) {
         snprintf(path, sizeof path, "%s/expectations/peft-parity/%s/rows.jsonl", FIXTURES,
                  cases[i].name);
         dataset d;
-        dataset_options o = {.sequence_len = cases[i].sequence_len, .shuffle = true, .seed = 42};
+        dataset_options o = {
+            .sequence_len = cases[i].sequence_len, .shuffle = true, .seed = 42};
         dataset_source s = {.path = path};
         assert_ok(dataset_open(&d, &s, 1, &o));
         assert_int_equal(d.train.count, cases[i].rows);
         loader *l;
-        loader_options lo = {.sequence_len = cases[i].sequence_len, .shuffle = true, .seed = 42,
-                             .micro_batch_size = cases[i].micro_batch, .max_steps = 12,
-                             .accumulation = cases[i].accumulation, .packing = cases[i].packing};
+        loader_options lo = {.sequence_len = cases[i].sequence_len,
+                             .shuffle = true,
+                             .seed = 42,
+                             .micro_batch_size = cases[i].micro_batch,
+                             .max_steps = 12,
+                             .accumulation = cases[i].accumulation,
+                             .packing = cases[i].packing};
         assert_ok(loader_open(&l, &d.train, &lo));
         assert_int_equal(loader_steps(l), 12);
         assert_int_equal(loader_steps_per_epoch(l), 1); /* all rows in every step */
@@ -588,9 +627,9 @@ static const char *write_gsm8k_chat(void) {
     static char line[1 << 16];
     while (fgets(line, sizeof line, in)) {
         json_t *row = json_loads(line, 0, NULL);
-        json_t *chat = json_pack("{s:[{s:s,s:O},{s:s,s:O}]}", "messages", "role", "user", "content",
-                                 json_object_get(row, "question"), "role", "assistant", "content",
-                                 json_object_get(row, "answer"));
+        json_t *chat = json_pack("{s:[{s:s,s:O},{s:s,s:O}]}", "messages", "role", "user",
+                                 "content", json_object_get(row, "question"), "role",
+                                 "assistant", "content", json_object_get(row, "answer"));
         json_dumpf(chat, out, 0);
         fputc('\n', out);
         json_decref(chat);
@@ -609,15 +648,24 @@ static void test_packing_of_gsm8k(void **state) {
     assert_ok(tokenizer_open(&t, folder));
     for (int64_t length = 512; length <= 1024; length *= 2) {
         dataset d;
-        dataset_options o = {.tokenizer = t, .tokenizer_folder = folder, .sequence_len = length,
-                             .chat_template = "chatml", .shuffle = true, .seed = 42};
+        dataset_options o = {.tokenizer = t,
+                             .tokenizer_folder = folder,
+                             .sequence_len = length,
+                             .chat_template = "chatml",
+                             .shuffle = true,
+                             .seed = 42};
         dataset_source s = {.path = write_gsm8k_chat(), .type = "chat_template"};
         assert_ok(dataset_open(&d, &s, 1, &o));
         assert_int_equal(d.report.read, 7473);
         assert_true(d.train.count > 7400);
         loader *l;
-        loader_options lo = {.sequence_len = length, .micro_batch_size = 4, .accumulation = 2,
-                             .num_epochs = 2, .packing = true, .shuffle = true, .seed = 42};
+        loader_options lo = {.sequence_len = length,
+                             .micro_batch_size = 4,
+                             .accumulation = 2,
+                             .num_epochs = 2,
+                             .packing = true,
+                             .shuffle = true,
+                             .seed = 42};
         assert_ok(loader_open(&l, &d.train, &lo));
         print_message("gsm8k, sequence_len %d: %d rows, %.2f %% full, %d steps an epoch\n",
                       (int)length, (int)d.train.count, 100 * loader_fill(l),
@@ -665,8 +713,9 @@ static void test_real_files(void **state) {
     dataset_options o = usual_options();
     fixture_path(path, sizeof path, "datasets/self_instruct_seed_tasks.jsonl");
     dataset_source s = {.path = path, .type = "alpaca"};
-    assert_fails(dataset_open(&d, &s, 1, &o), STATUS_DATA,
-                 "self_instruct_seed_tasks.jsonl:1: \"output\" must be a string, it is missing");
+    assert_fails(
+        dataset_open(&d, &s, 1, &o), STATUS_DATA,
+        "self_instruct_seed_tasks.jsonl:1: \"output\" must be a string, it is missing");
 }
 
 int main(void) {

@@ -1,5 +1,5 @@
-/* test_records.c: data files read row by row: arrays, JSON lines, text; everything that can be wrong
- * with them; slices of splits and the choice of files in a folder. */
+/* test_records.c: data files read row by row: arrays, JSON lines, text; everything that can be
+ * wrong with them; slices of splits and the choice of files in a folder. */
 #include "scratch.h"
 
 #include "common/json.h"
@@ -19,16 +19,17 @@ static status read_all(const char *name, const char *text, size_t bytes, record_
     status s;
     size_t used = 0;
     while ((s = records_next(r, &row)) == STATUS_OK && row.text) {
-        used += (size_t)snprintf(out + used, room - used, "%s%lld:%lld:%lld=%.*s", used ? "|" : "",
-                                 (long long)row.index, (long long)row.line, (long long)row.column,
-                                 (int)row.bytes, row.text);
+        used += (size_t)snprintf(out + used, room - used, "%s%lld:%lld:%lld=%.*s",
+                                 used ? "|" : "", (long long)row.index, (long long)row.line,
+                                 (long long)row.column, (int)row.bytes, row.text);
         assert_true(used < room);
     }
     records_close(r);
     return s;
 }
 
-static void expect_rows(const char *name, const char *text, record_format format, const char *want) {
+static void expect_rows(const char *name, const char *text, record_format format,
+                        const char *want) {
     char got[4096];
     assert_ok(read_all(name, text, strlen(text), format, got, sizeof got));
     assert_string_equal(got, want);
@@ -41,7 +42,8 @@ static void expect_failure(const char *name, const char *text, const char *messa
 }
 
 static void test_json_lines(void **state) {
-    expect_rows("a.jsonl", "{\"a\":1}\n{\"b\":2}\n", RECORD_AUTO, "0:1:1={\"a\":1}|1:2:1={\"b\":2}");
+    expect_rows("a.jsonl", "{\"a\":1}\n{\"b\":2}\n", RECORD_AUTO,
+                "0:1:1={\"a\":1}|1:2:1={\"b\":2}");
     expect_rows("a.jsonl", "{\"a\":1}\r\n\r\n  \n {\"b\":2}", RECORD_AUTO,
                 "0:1:1={\"a\":1}|1:4:1= {\"b\":2}");
     expect_rows("a.json", "\xef\xbb\xbf{}\n{}", RECORD_AUTO, "0:1:1={}|1:2:1={}");
@@ -49,10 +51,12 @@ static void test_json_lines(void **state) {
 }
 
 static void test_json_array(void **state) {
-    expect_rows("a.json", "[{\"a\":[1,\"]\"]},\n  {\"b\":\"\\\"}\"} , 3,\"x,\"]\n", RECORD_AUTO,
+    expect_rows("a.json", "[{\"a\":[1,\"]\"]},\n  {\"b\":\"\\\"}\"} , 3,\"x,\"]\n",
+                RECORD_AUTO,
                 "0:1:2={\"a\":[1,\"]\"]}|1:2:3={\"b\":\"\\\"}\"}|2:2:17=3|3:2:19=\"x,\"");
     expect_rows("a.json", " \n[ ]\n", RECORD_AUTO, "");
-    expect_rows("a.json", "[{\"\xc3\xa4\":1},{}]", RECORD_AUTO, "0:1:2={\"\xc3\xa4\":1}|1:1:10={}");
+    expect_rows("a.json", "[{\"\xc3\xa4\":1},{}]", RECORD_AUTO,
+                "0:1:2={\"\xc3\xa4\":1}|1:1:10={}");
     expect_failure("a.json", "[{}", "the array does not end");
     expect_failure("a.json", "[{},]", "a comma before the end");
     expect_failure("a.json", "[{},{\"a\":1", "ends inside this row");
@@ -96,7 +100,8 @@ static void test_window(void **state) {
             assert_ok(records_next(r, &row));
             assert_ok(record_parse(path, &row, &value));
             assert_int_equal(json_integer_value(json_object_get(value, "n")), i);
-            assert_int_equal(json_string_length(json_object_get(value, "x")), (i * 7919) % BYTES);
+            assert_int_equal(json_string_length(json_object_get(value, "x")),
+                             (i * 7919) % BYTES);
             json_decref(value);
         }
         record row;
@@ -137,7 +142,8 @@ static void test_no_text_files(void **state) {
     expect_failure("a.jsonl", " \n\n", "is empty");
     expect_failure("a.txt", "", "is empty");
     record_reader *r;
-    assert_fails(records_open(&r, scratch("absent.jsonl"), RECORD_AUTO), STATUS_DATA, "absent.jsonl");
+    assert_fails(records_open(&r, scratch("absent.jsonl"), RECORD_AUTO), STATUS_DATA,
+                 "absent.jsonl");
     assert_fails(records_open(&r, scratch_root, RECORD_AUTO), STATUS_DATA, "folder");
 }
 
@@ -149,9 +155,11 @@ static void expect_bad_row(const char *text, size_t bytes, const char *message) 
     json_t *value;
     assert_ok(records_open(&r, path, RECORD_AUTO));
     do assert_ok(records_next(r, &row));
-    while (row.text && record_parse(path, &row, &value) == STATUS_OK && (json_decref(value), 1));
+    while (row.text && record_parse(path, &row, &value) == STATUS_OK &&
+           (json_decref(value), 1));
     if (!row.text) fail_msg("no bad row in %s", text);
-    if (!strstr(status_message(), message)) fail_msg("\"%s\" lacks \"%s\"", status_message(), message);
+    if (!strstr(status_message(), message))
+        fail_msg("\"%s\" lacks \"%s\"", status_message(), message);
     records_close(r);
 }
 #define BAD(text, message) expect_bad_row(text, sizeof text - 1, message)
@@ -199,7 +207,8 @@ static void expect_split(const char *text, int64_t rows, const char *want) {
     for (int p = 0; p < s.count; p++) {
         int64_t from, to;
         split_range(&s, p, rows, &from, &to);
-        sprintf(got + strlen(got), "%s%lld-%lld", p ? "," : "", (long long)from, (long long)to);
+        sprintf(got + strlen(got), "%s%lld-%lld", p ? "," : "", (long long)from,
+                (long long)to);
     }
     assert_string_equal(got, want);
 }
@@ -211,8 +220,8 @@ static void test_splits(void **state) {
     expect_split("train[:500]", 1000, "0-500");
     expect_split("train[:500]", 300, "0-300");
     expect_split("train[10%:]", 999, "100-999");
-    expect_split("train[:50%]", 5, "0-2");  /* 2.5 to the even */
-    expect_split("train[:50%]", 7, "0-4");  /* 3.5 to the even */
+    expect_split("train[:50%]", 5, "0-2"); /* 2.5 to the even */
+    expect_split("train[:50%]", 7, "0-4"); /* 3.5 to the even */
     expect_split("train[100:200]", 1000, "100-200");
     expect_split("train[-3:]", 10, "7-10");
     expect_split("train[:-3]", 10, "0-7");
@@ -225,9 +234,11 @@ static void test_splits(void **state) {
     assert_false(split_needs_count(&s));
     assert_ok(split_parse(&s, "train[:3%]"));
     assert_true(split_needs_count(&s));
-    static const char *const bad[] = {"train[", "train[3]", "train[a:]", "[:3]", "train[:3]x",
-                                      "train[:3]+", "train+test", "train[:101%]", "train[--3:]",
-                                      "train[:99999999999999999999]"};
+    static const char *const bad[] = {"train[",      "train[3]",
+                                      "train[a:]",   "[:3]",
+                                      "train[:3]x",  "train[:3]+",
+                                      "train+test",  "train[:101%]",
+                                      "train[--3:]", "train[:99999999999999999999]"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_fails(split_parse(&s, bad[i]), STATUS_USAGE, bad[i]);
 }
@@ -253,13 +264,15 @@ static void test_folders(void **state) {
     }
     expect_files(folder, NULL, "a.json b.jsonl");
     file_names f;
-    assert_fails(files_find(&f, folder, NULL, NULL, 0, "test"), STATUS_DATA, "of the split `test`");
+    assert_fails(files_find(&f, folder, NULL, NULL, 0, "test"), STATUS_DATA,
+                 "of the split `test`");
     files_free(&f);
     scratch_folder("dataset/data");
     put_text(scratch("dataset/data/train-00000-of-00002.jsonl"), "x");
     put_text(scratch("dataset/data/train-00001-of-00002.jsonl"), "x");
     put_text(scratch("dataset/data/test_set.jsonl"), "x");
-    put_text(scratch("dataset/data/constrained.jsonl"), "x"); /* holds "train", but not as a word */
+    put_text(scratch("dataset/data/constrained.jsonl"),
+             "x"); /* holds "train", but not as a word */
     expect_files(folder, "train[:3]",
                  "data/train-00000-of-00002.jsonl data/train-00001-of-00002.jsonl");
     expect_files(folder, "test", "data/test_set.jsonl");
@@ -269,9 +282,10 @@ static void test_folders(void **state) {
     files_free(&f);
     assert_fails(files_find(&f, folder, NULL, absent, 1, NULL), STATUS_DATA, "data_files");
     files_free(&f);
-    assert_fails(files_find(&f, scratch("dataset/b.jsonl"), NULL, NULL, 0, "test"), STATUS_DATA,
-                 "one split");
-    assert_fails(files_find(&f, scratch("nothing"), NULL, NULL, 0, NULL), STATUS_DATA, "no such file");
+    assert_fails(files_find(&f, scratch("dataset/b.jsonl"), NULL, NULL, 0, "test"),
+                 STATUS_DATA, "one split");
+    assert_fails(files_find(&f, scratch("nothing"), NULL, NULL, 0, NULL), STATUS_DATA,
+                 "no such file");
     assert_fails(files_find(&f, scratch_folder("void"), NULL, NULL, 0, NULL), STATUS_DATA,
                  "no data file");
 }

@@ -49,12 +49,14 @@ CONVERSATIONS = [
     [u("brackets [INST] x [/INST] and ### Response: and <<SYS>>"), a("{{ x }} {% y %} 'q' \\n")],
 ]
 
-def render(template, messages, prompt, bos="<s>", eos="</s>"):
+def render(template, messages, prompt, bos="<s>", eos="</s>", last=None):
+    """None when the template refuses. last: index of the conversation's last message, of which these are
+    the first; Axolotl's qwen3 asks for it."""
     try:
         return _compile_jinja_template(template).render(
             messages=messages, add_generation_prompt=prompt, bos_token=bos, eos_token=eos,
-            strftime_now=lambda f: "10 Jul 2025")
-    except Exception as e:
+            real_last_index=last, strftime_now=lambda f: "10 Jul 2025")
+    except Exception:
         return None
 
 def load(folder):
@@ -65,18 +67,20 @@ def load(folder):
         if name(k): setattr(t, k, name(k))
     return t, c.get("chat_template")
 
-def ids_of(t, template, messages):
-    text = render(template, messages, False, t.bos_token or "", t.eos_token or "")
+def ids_of(t, template, messages, last=None):
+    text = render(template, messages, False, t.bos_token or "", t.eos_token or "", last)
     return t(text, add_special_tokens=False)["input_ids"]
 
 def labels_of(t, template, messages, trained, ends, ids):
-    """trained: roles, or None for all; ends: turn, all, last, none."""
+    """trained: roles, or None for all; ends: turn, all, last, none. None where the rule has no meaning,
+    since the conversation up to a turn is not how the whole one begins."""
     labels, last = [-100] * len(ids), None
     for i, m in enumerate(messages):
         learn = trained is None or m["role"] in trained
         if not learn and ends != "all": continue
-        full = ids_of(t, template, messages[: i + 1])
-        dummy = ids_of(t, template, messages[:i] + [{"role": m["role"], "content": "[[dummy_message]]"}])
+        full = ids_of(t, template, messages[: i + 1], len(messages) - 1)
+        dummy = ids_of(t, template, messages[:i] + [{"role": m["role"], "content": "[[dummy_message]]"}], len(messages) - 1)
+        if full[:-1] != ids[: len(full) - 1]: return None
         n = min(len(full), len(dummy))
         start = next((k for k in range(n) if full[k] != dummy[k]), None)
         end = next((len(full) - k for k in range(n) if full[len(full) - 1 - k] != dummy[len(dummy) - 1 - k]), None)
@@ -102,15 +106,19 @@ for n, t in list(templates.items()) + list(own.items()):
 tokenizers = {n: load(os.path.join(fixtures, "tokenizers", n)) for n in ("llama3_2", "qwen2_5", "mistral7b_v0.1")}
 tokenizers["smollm2"] = load(smollm2)
 CASES = [("llama3_2", "llama3"), ("llama3_2", None), ("qwen2_5", "chatml"), ("qwen2_5", None), ("qwen2_5", "qwen3"),
-         ("mistral7b_v0.1", "mistral_v1"), ("mistral7b_v0.1", "mistral_v3_tekken"), ("mistral7b_v0.1", "alpaca"), ("smollm2", None)]
+         ("mistral7b_v0.1", "mistral_v1"), ("mistral7b_v0.1", "alpaca"), ("smollm2", None)]
 RULES = [(["assistant"], "turn"), (["assistant"], "last"), (["assistant"], "none"), (["assistant"], "all"), (None, "turn")]
 for name, template in CASES:
     t, mine = tokenizers[name]
     text = templates[template] if template else mine
     for i, c in enumerate(CONVERSATIONS):
-        if render(text, c, False) is None or any("\x1c" in m["content"] for m in c) and False: continue
+        if render(text, c, False) is None: continue
         ids = ids_of(t, text, c)
         for trained, ends in RULES if i in (2, 4) else RULES[:1]:
-            out["rows"].append({"tokenizer": name, "template": template, "conversation": i, "trained": "all" if trained is None else "assistant",
-                                "ends": ends, "ids": ids, "labels": labels_of(t, text, c, trained, ends, ids)})
+            # There "[INST] [[dummy" makes a token of the space before a text: the rule sees a difference in
+            # what stands before a question, and an answer in nothing but that space.
+            if template == "mistral_v1" and (trained is None or any(m["content"] == "" for m in c)): continue
+            out["rows"].append({"tokenizer": name, "template": template, "conversation": i,
+                                "trained": "all" if trained is None else "assistant", "ends": ends,
+                                "ids": ids, "labels": labels_of(t, text, c, trained, ends, ids)})
 print(json.dumps(out, ensure_ascii=True))
