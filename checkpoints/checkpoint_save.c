@@ -69,20 +69,14 @@ static status describe(saving *s, const named_tensor *tensors, size_t count,
 }
 
 static status check_room(const saving *s) {
-    int64_t need = ROOM, bytes, free_bytes;
+    int64_t need = ROOM, bytes;
     for (size_t i = 0; i < s->count; i++) {
         TRY(format_bytes(&s->tensors[i].format, &bytes));
         if (!checked_add_i64(need, bytes + ROOM_EACH, &need))
             return status_fail(STATUS_INTERNAL, "%s: a checkpoint of more than 2^63 bytes",
                                s->path);
     }
-    TRY(file_free_space(s->folder, &free_bytes));
-    if (free_bytes >= need) return STATUS_OK;
-    return status_fail(
-        STATUS_IO,
-        "%s: a checkpoint needs %.1f MB, only %.1f MB are free: make room, or lower "
-        "save_total_limit",
-        s->folder, (double)need / 1e6, (double)free_bytes / 1e6);
+    return file_require_space(s->folder, need, "a checkpoint");
 }
 
 static status remove_leftovers(const char *folder) {

@@ -11,7 +11,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static status held_by_another(int fd, const char *folder) {
+static status held_by_another(int fd, const char *what) {
     char text[300];
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = 0;
@@ -20,7 +20,7 @@ static status held_by_another(int fd, const char *folder) {
         STATUS_LOCKED,
         "%s: another run is writing there (%s); wait for it, stop it, or choose "
         "another output_dir",
-        folder, *text ? text : "it has not said who it is yet");
+        what, *text ? text : "it has not said who it is yet");
 }
 
 /* "pid 123 on host": whoever is refused reads it; that it cannot be written is no failure. */
@@ -32,12 +32,12 @@ static void sign(int fd) {
         log_warn("the lock file cannot be written: %s", strerror(errno));
 }
 
-static status take(output_lock *lock, const char *folder, const char *path) {
+static status take(output_lock *lock, const char *what, const char *path) {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) return status_fail(STATUS_IO, "%s: cannot open: %s", path, strerror(errno));
     int e = flock(fd, LOCK_EX | LOCK_NB) != 0 ? errno : 0;
     if (e == EWOULDBLOCK) {
-        status s = held_by_another(fd, folder);
+        status s = held_by_another(fd, what);
         close(fd);
         return s;
     }
@@ -56,6 +56,15 @@ status output_lock_take(output_lock *lock, const char *folder) {
     if (!path) return STATUS_MEMORY;
     status s = take(lock, folder, path);
     mem_free(path);
+    return s;
+}
+
+status output_lock_take_file(output_lock *lock, const char *path) {
+    lock->fd = 0;
+    char *lock_path = mem_printf("%s.lock", path);
+    if (!lock_path) return STATUS_MEMORY;
+    status s = take(lock, path, lock_path);
+    mem_free(lock_path);
     return s;
 }
 

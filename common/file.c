@@ -318,6 +318,14 @@ status file_free_space(const char *path, int64_t *bytes) {
     return s;
 }
 
+status file_require_space(const char *path, int64_t bytes, const char *what) {
+    int64_t free_bytes;
+    TRY(file_free_space(path, &free_bytes));
+    if (free_bytes >= bytes) return STATUS_OK;
+    return status_fail(STATUS_IO, "%s: %s needs %.1f MB, only %.1f MB are free: make room there",
+                       path, what, (double)bytes / 1e6, (double)free_bytes / 1e6);
+}
+
 static int by_name(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }

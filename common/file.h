@@ -52,6 +52,8 @@ bool file_is_directory(const char *path);
 status file_make_directories(const char *path); /* like mkdir -p */
 /* Bytes a user may still write on the file system that holds `path` (or its nearest parent). */
 status file_free_space(const char *path, int64_t *bytes);
+/* STATUS_IO when fewer than `bytes` are free there; `what` needs them ("a checkpoint"). */
+status file_require_space(const char *path, int64_t bytes, const char *what);
 /* Sorted names in a folder, without . and ..; free each and the array with file_list_free. */
 status file_list(const char *path, char ***names, size_t *count);
 void file_list_free(char **names, size_t count);

@@ -222,7 +222,7 @@ static void what_cannot_be_saved_is_said(void **unused) {
     t[1].name = "b", t[1].format.rows = 0;
     assert_fails(checkpoint_save(dir, 2, content, t, 2, 1), STATUS_INTERNAL, "\"b\"");
     t[1].format = format_of(DTYPE_F32, 1ll << 40, 1 << 10);
-    assert_fails(checkpoint_save(dir, 2, content, t, 2, 1), STATUS_IO, "make room");
+    assert_fails(checkpoint_save(dir, 2, content, t, 2, 1), STATUS_IO, "make room there");
     t[1].format = format_of(DTYPE_F32, 2, 2), t[1].data = NULL, t[1].read = failing_fetch;
     assert_fails(checkpoint_save(dir, 2, content, t, 2, 1), STATUS_DEVICE, "the page is lost");
     json_decref(content);
