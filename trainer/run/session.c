@@ -169,6 +169,7 @@ status session_load(session *s) {
     load_progress progress = {show_progress, s->c->adapter == ADAPTER_QLORA ? "loading and quantizing" : "loading"};
     if (s->plan->policy.base == BASE_DISK) TRY(base_cache_to_disk(s, &progress));
     TRY(engine_open(&s->e, s->b, s->plan, s->disk.path ? &s->disk : NULL));
+    TRY(engine_zero_class(s->e, MEM_OPTIMIZER)); /* moments begin at 0, whatever the arena held */
     TRY(decoder_load_tables(s->d, s->e));
     TRY(base_cache_load(s, &progress));
     if (!s->lora.modules) return STATUS_OK;
