@@ -4,6 +4,7 @@
 #define NIBBLE_TESTS_MODEL_FIXTURE_H
 
 #include "golden.h"
+#include "trainer/model/base_pages.h"
 #include "trainer/model/generate.h"
 #include "trainer/model/lora.h"
 #include "trainer/model/masters.h"
@@ -24,6 +25,10 @@ typedef struct fixture_options {
     bool nested;
     int optimizer_bits; /* 0: 32 */
     int64_t selected;   /* rows of logits; 0: FIXTURE_SEQUENCES */
+    const char *pages;  /* file of the base's pages, made when absent; NULL: from the folder */
+    base_place base;    /* AUTO: resident */
+    activation_mode activations; /* AUTO: keep */
+    int slots;
 } fixture_options;
 
 typedef struct fixture {
@@ -37,6 +42,8 @@ typedef struct fixture {
     plan *plan;
     engine *e;
     generate_shape shape;
+    cache pages;
+    bool pages_open;
 } fixture;
 
 static inline void fixture_record(fixture *f, const fixture_options *o) {
@@ -59,15 +66,29 @@ static inline void fixture_adapter(fixture *f, const fixture_options *o) {
     }
 }
 
+static inline void fixture_pages(fixture *f, const fixture_options *o) {
+    if (!file_exists(o->pages)) assert_ok(base_pages_write(&f->w, f->d, o->pages, NULL));
+    assert_ok(base_pages_open(&f->pages, o->pages, &f->w, f->d));
+    base_pages_place(&f->pages, f->d, f->plan);
+    f->pages_open = true;
+}
+
 static inline void fixture_engine(fixture *f, const fixture_options *o) {
-    plan_policy policy = {.activations = ACTIVATIONS_KEEP, .base = BASE_RESIDENT};
+    plan_policy policy = {.activations = o->activations ? o->activations : ACTIVATIONS_KEEP,
+                          .base = o->base ? o->base : BASE_RESIDENT,
+                          .slots = o->slots,
+                          .disk_possible = o->pages != NULL};
     const program *const *programs = (const program *const *)f->programs;
     assert_ok(plan_make(&f->plan, f->b, &f->d->table, programs, RUN_COUNT, &policy, NULL));
-    assert_ok(engine_open(&f->e, f->b, f->plan, NULL));
+    if (o->pages) fixture_pages(f, o);
+    assert_ok(engine_open(&f->e, f->b, f->plan, o->pages ? &f->pages.file : NULL));
     assert_ok(engine_zero_class(f->e, MEM_OPTIMIZER));
     assert_ok(engine_zero_class(f->e, MEM_GRADIENT));
     assert_ok(decoder_load_tables(f->d, f->e));
-    assert_ok(weights_load_base(&f->w, f->d, f->e, NULL));
+    if (o->pages)
+        assert_ok(base_pages_load(&f->pages, f->d, f->plan, f->e, NULL));
+    else
+        assert_ok(weights_load_base(&f->w, f->d, f->e, NULL));
     if (o->adapter)
         assert_ok(lora_load(f->d, f->e, &f->peft));
     else if (o->lora)
@@ -97,6 +118,7 @@ static inline void fixture_open(fixture *f, const fixture_options *o) {
 static inline void fixture_close(fixture *f) {
     engine_close(f->e);
     plan_free(f->plan);
+    if (f->pages_open) cache_close(&f->pages);
     for (int i = 0; i < RUN_COUNT; i++) program_close(f->programs[i]);
     decoder_close(f->d);
     lora_spec_free(&f->spec);

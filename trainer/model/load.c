@@ -190,17 +190,25 @@ static status stream_plain(stream *s, const passage *p) {
 
 /* ---- a linear, quantized here ---- */
 
+/* Zeroes what lies between two parts, so that every byte of a parameter is put once. */
+static status put_gap(const stream *s, const passage *p, int64_t from, int64_t to) {
+    static const char zeros[TENSOR_ALIGN];
+    return from < to ? put(s, p->id, from, zeros, to - from) : STATUS_OK;
+}
+
 static status put_nested(const stream *s, const passage *p, const format_parts *parts) {
     float offset;
     const float *map = dynamic_map_signed();
     int64_t scales = parts->nests * 4;
-    char *nested = mem_alloc((size_t)(parts->blocks + scales + 64), "nested scales");
+    char *nested = mem_alloc((size_t)(parts->blocks + scales), "nested scales");
     if (!nested) return STATUS_MEMORY;
     float *absmax2 = (float *)nested;
     uint8_t *codes = (uint8_t *)nested + scales;
     status r = quant_nest(s->absmax, parts->blocks, codes, absmax2, &offset, map);
     if (r == STATUS_OK) r = put(s, p->id, parts->absmax, codes, parts->blocks);
+    if (r == STATUS_OK) r = put_gap(s, p, parts->absmax + parts->blocks, parts->absmax2);
     if (r == STATUS_OK) r = put(s, p->id, parts->absmax2, absmax2, scales);
+    if (r == STATUS_OK) r = put_gap(s, p, parts->absmax2 + scales, parts->map);
     if (r == STATUS_OK) r = put(s, p->id, parts->map, map, DYNAMIC_CODES * 4);
     if (r == STATUS_OK) r = put(s, p->id, parts->offset, &offset, 4);
     mem_free(nested);
@@ -211,9 +219,11 @@ static status put_scales(const stream *s, const passage *p) {
     format_parts parts = format_parts_of(&p->format);
     quant_type type = p->format.type == DTYPE_NF4 ? QUANT_NF4 : QUANT_FP4;
     static const float zero = 0;
+    TRY(put_gap(s, p, quant_code_bytes(p->count), parts.absmax));
     TRY(put(s, p->id, parts.code, quant_codebook(type), 16 * 4));
     if (p->format.nested) return put_nested(s, p, &parts);
     TRY(put(s, p->id, parts.absmax, s->absmax, parts.blocks * 4));
+    TRY(put_gap(s, p, parts.absmax + parts.blocks * 4, parts.code));
     return put(s, p->id, parts.offset, &zero, 4);
 }
 

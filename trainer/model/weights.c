@@ -189,7 +189,9 @@ status weights_identity(const weights *w, json_t **tensors) {
     *tensors = json_object();
     if (!*tensors) return status_fail(STATUS_MEMORY, "out of memory for the base's identity");
     for (size_t i = 0; i < w->files.count; i++) {
-        status s = identity_add(*tensors, w->files.tensors[i].entry->name, w->hashes[i]);
+        const char *name = w->files.tensors[i].entry->name;
+        status s = w->hashed[i] ? identity_add(*tensors, name, w->hashes[i])
+                                : status_fail(STATUS_INTERNAL, "%s was not read", name);
         if (s == STATUS_OK) continue;
         json_decref(*tensors);
         *tensors = NULL;

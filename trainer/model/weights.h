@@ -38,7 +38,8 @@ typedef struct load_progress {
     void *context;
 } load_progress;
 
-/* Where loaded bytes go: n bytes from `offset` of a parameter. */
+/* Where loaded bytes go: n bytes from `offset` of a parameter. Every byte of every parameter
+ * is put exactly once, padding inside 4-bit ones included. */
 typedef struct base_sink {
     status (*put)(void *context, parameter_id id, int64_t offset, const void *data, int64_t n);
     void *context;
@@ -56,7 +57,7 @@ status weights_load_base(weights *w, const decoder *d, engine *e,
                          const load_progress *progress);
 
 /* Identity of a streamed base: tensor name -> hash (checkpoints/identity.h, which also has the
- * quick check). *tensors is to be json_decref'ed. */
+ * quick check). *tensors is to be json_decref'ed. STATUS_INTERNAL before that. */
 status weights_identity(const weights *w, json_t **tensors);
 
 /* ---- what load.c and merge.c share ---- */
