@@ -20,16 +20,15 @@ static void one_output(const op_call *c, const linear_size *z, const linear_few 
                        const tensor *y) {
     const tensor *w = &c->in[linear_w(k)], *bias = &c->in[linear_bias(k)];
     float sum[LINEAR_FEW_ROWS] = {0}, piece[PIECE], offset = 0;
+    bool ready = w->type == DTYPE_F32; /* W's own row serves */
     for (int64_t i = 0; i < z->in; i += PIECE) {
         int64_t n = min_i64(PIECE, z->in - i);
-        weights_load(w, view, o, i, n, z->type, piece);
-        for (int64_t row = 0; row < z->rows; row++)
-            sum[row] += weights_dot(piece, at->x + row * z->in + i, n);
+        if (!ready) weights_load(w, view, o, i, n, z->type, piece);
+        weights_dots(ready ? cpu_at(w, o, i) : piece, at->x + i, z->in, z->rows, n, sum);
     }
+    if (p->rank) weights_dots(p->b + o * p->rank, at->u[k], p->rank, z->rows, p->rank, sum);
     if (bias->data) cpu_load(bias, 0, o, 1, &offset);
     for (int64_t row = 0; row < z->rows; row++) {
-        if (p->rank)
-            sum[row] += weights_dot(at->u[k] + row * p->rank, p->b + o * p->rank, p->rank);
         sum[row] += offset;
         cpu_store(y, row, o, 1, &sum[row]);
     }

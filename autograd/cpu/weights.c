@@ -44,21 +44,28 @@ void weights_load(const tensor *w, const quant_view *view, int64_t row, int64_t 
     }
 }
 
-SIMD_INLINE void weights_lanes_body(const float *a, const float *b, int64_t n, float *lanes) {
-    float sum[LANES] = {0};
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++) sum[j] = __builtin_fmaf(a[i + j], b[i + j], sum[j]);
-    for (int j = 0; i + j < n; j++) sum[j] = __builtin_fmaf(a[i + j], b[i + j], sum[j]);
-    for (int j = 0; j < LANES; j++) lanes[j] = sum[j];
+/* The lanes folded by halves, the same order everywhere. */
+SIMD_INLINE float fold(float *lanes) {
+    for (int j = 0; j < 16; j++) lanes[j] += lanes[j + 16];
+    for (int j = 0; j < 8; j++) lanes[j] += lanes[j + 8];
+    for (int j = 0; j < 4; j++) lanes[j] += lanes[j + 4];
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
-SIMD_TWICE(weights_lanes, (const float *a, const float *b, int64_t n, float *lanes),
-           (a, b, n, lanes))
 
-float weights_dot(const float *a, const float *b, int64_t n) {
-    float lanes[LANES];
-    weights_lanes(a, b, n, lanes);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];
-    return lanes[0];
+SIMD_INLINE void weights_dots_body(const float *restrict w, const float *restrict x,
+                                   int64_t ld, int64_t rows, int64_t n, float *restrict sums) {
+    for (int64_t row = 0; row < rows; row++) {
+        const float *line = x + row * ld;
+        float lanes[LANES] = {0};
+        int64_t i = 0;
+        for (; i + LANES <= n; i += LANES)
+            for (int j = 0; j < LANES; j++)
+                lanes[j] = __builtin_fmaf(w[i + j], line[i + j], lanes[j]);
+        for (int j = 0; i + j < n; j++)
+            lanes[j] = __builtin_fmaf(w[i + j], line[i + j], lanes[j]);
+        sums[row] += fold(lanes);
+    }
 }
+SIMD_TWICE(weights_dots,
+           (const float *w, const float *x, int64_t ld, int64_t rows, int64_t n, float *sums),
+           (w, x, ld, rows, n, sums))

@@ -5,11 +5,6 @@
 
 #include "autograd/cpu/cpu.h"
 
-/* Whether a window must be made (4-bit); else W's own elements serve. */
-static inline bool weights_are_made(const tensor *w) {
-    return dtype_is_4bit(w->type);
-}
-
 /* Rows [row, row + rows) x columns [col, col + cols) of a 4-bit W in type C: dense into `to`.
  */
 void weights_window(backend *b, const tensor *w, int64_t row, int64_t rows, int64_t col,
@@ -19,8 +14,9 @@ void weights_window(backend *b, const tensor *w, int64_t row, int64_t rows, int6
 void weights_load(const tensor *w, const quant_view *view, int64_t row, int64_t col, int64_t n,
                   dtype type, float *to);
 
-/* sum of a[i] * b[i] in 32 lanes with fused multiply-adds, folded pairwise: the same bits
- * on every processor. */
-float weights_dot(const float *a, const float *b, int64_t n);
+/* sums[row] += sum over i of w[i] * x[row * ld + i], in 32 lanes with fused multiply-adds
+ * folded by halves: the same bits on every processor. */
+void weights_dots(const float *w, const float *x, int64_t ld, int64_t rows, int64_t n,
+                  float *sums);
 
 #endif
