@@ -639,6 +639,117 @@ static void test_bnb_base(void **state) {
     }
 }
 
+/* ---- bf16 ---- */
+
+static double dot(const float *a, const float *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)a[i] * b[i];
+    return sum;
+}
+
+/* Gradients in bf16 against PyTorch's in fp32, the NF4 codes being the same: as close as the
+ * real libraries come in bf16 (cosine and norm, per tensor and of all together). */
+static void test_bf16(void **state) {
+    golden_require_fixtures();
+    char folder[512];
+    golden g, init;
+    batch b;
+    fixture f;
+    json_t *e = expected_json();
+    fixture_options o = plain;
+    o.quantize = DTYPE_NF4;
+    fixture_open(&f, &o);
+    snprintf(folder, sizeof folder, "%s", scratch_folder("bnb"));
+    write_bnb_model(&f, folder);
+    fixture_close(&f);
+
+    o = golden_options(&cases[1]);
+    o.folder = folder;
+    o.quantize = DTYPE_COUNT;
+    o.compute = DTYPE_BF16;
+    golden_batch(&b, e);
+    golden_open(&init, GOLDEN "lora_init_randomB.safetensors");
+    golden_open(&g, GOLDEN "grads_randomB_nf4.safetensors");
+    fixture_open(&f, &o);
+    load_golden_adapter(&f, &init);
+    check_close("loss in bf16", fixture_run(&f, RUN_TRAIN, &b),
+                number_in(json_object_get(e, "runs"), "nf4", "loss_random_B"), 1e-2);
+    double both = 0, got_square = 0, want_square = 0, worst = 1;
+    for (size_t i = 0; i < f.d->trainable_count; i++) {
+        const trainable *t = &f.d->trainables[i];
+        const char *name = f.d->table.items[t->working].name;
+        golden_tensor x = golden_get(&g, "base_model.model.%s", name);
+        float *got = malloc((size_t)x.count * sizeof *got);
+        assert_ok(engine_store(f.e, t->gradient, got, 0, x.count * 4));
+        double xy = dot(got, x.f32, x.count), yy = dot(got, got, x.count),
+               xx = dot(x.f32, x.f32, x.count);
+        worst = fmin(worst, xy / sqrt(xx * yy));
+        if (!(xy / sqrt(xx * yy) >= 0.98)) fail_msg("%s: cosine %g", name, xy / sqrt(xx * yy));
+        if (!(fabs(sqrt(yy / xx) - 1) <= 0.05))
+            fail_msg("%s: norm times %g", name, sqrt(yy / xx));
+        both += xy, got_square += yy, want_square += xx;
+        free(got);
+    }
+    double cosine = both / sqrt(got_square * want_square);
+    print_message("bf16 gradients: worst cosine %.4f, all together %.5f, norm times %.4f\n",
+                  worst, cosine, sqrt(got_square / want_square));
+    assert_true(cosine >= 0.998 && fabs(sqrt(got_square / want_square) - 1) <= 0.01);
+    assert_true(cosine < 0.999999); /* it was bf16 */
+    fixture_close(&f);
+    golden_close(&init);
+    golden_close(&g);
+    json_decref(e);
+}
+
+/* ---- exports that fail ---- */
+
+/* A source of zeros; NaN in one tensor if asked for. */
+static status read_zeros(void *context, const layout_tensor *t, int64_t first, int64_t rows,
+                         float *out) {
+    memset(out, 0, (size_t)(rows * t->cols) * sizeof *out);
+    if (context && !strcmp(t->name, context)) out[3] = NAN;
+    return STATUS_OK;
+}
+
+/* The disk is full at the k-th write, sync or rename, for every k; and a value is not finite:
+ * nothing stands under the final name, the temporary folder is gone, the next try works. */
+static void test_failed_export(void **state) {
+    golden_require_fixtures();
+    char out[512], temporary[600], name[] = "model.layers.1.mlp.up_proj.weight";
+    model_config config;
+    export_source source = {NULL, read_zeros, name};
+    snprintf(out, sizeof out, "%s/merged", scratch_folder("failed"));
+    snprintf(temporary, sizeof temporary, "%s.tmp", out);
+    assert_ok(model_config_open(&config, STORIES));
+    model_export x = {.config = &config,
+                      .tied = true,
+                      .from = STORIES,
+                      .out = out,
+                      .type = DTYPE_BF16,
+                      .shard_bytes = 200000,
+                      .source = &source};
+    assert_fails(model_export_write(&x), STATUS_MODEL,
+                 "up_proj.weight: element 3 is not finite");
+    assert_false(file_exists(out) || file_exists(temporary));
+    source.context = NULL;
+    uint64_t before = file_fault_count();
+    assert_ok(model_export_write(&x));
+    uint64_t calls = file_fault_count() - before;
+    assert_ok(file_remove_tree(out));
+    assert_true(calls > 50);
+    for (uint64_t k = 1; k <= calls;
+         k += k + 8 < calls ? 1 + k / 8 : 1) { /* all of the last */
+        file_fail_at(k, 28 /* ENOSPC */, false);
+        status s = model_export_write(&x);
+        file_fail_at(0, 0, false);
+        if (s != STATUS_IO) fail_msg("call %d of %d: status %d", (int)k, (int)calls, s);
+        assert_false(file_exists(out) || file_exists(temporary));
+    }
+    assert_ok(model_export_write(&x));
+    assert_true(file_exists(out) && !file_exists(temporary));
+    model_config_close(&config);
+}
+
 /* ---- the base as a file of pages, and where it lives ---- */
 
 /* Loss and all gradients of one micro-batch, concatenated. */
@@ -771,6 +882,7 @@ int main(void) {
         cmocka_unit_test(test_training),  cmocka_unit_test(test_parity),
         cmocka_unit_test(test_merge),     cmocka_unit_test(test_adapter_round_trip),
         cmocka_unit_test(test_shards),    cmocka_unit_test(test_bnb_base),
+        cmocka_unit_test(test_bf16),      cmocka_unit_test(test_failed_export),
         cmocka_unit_test(test_places),    cmocka_unit_test(test_foreign_pages),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);

@@ -285,7 +285,9 @@ static status write_folder(exporter *e) {
     TRY(verify(e));
     TRY(file_sync_path(e->folder));
     TRY(file_rename(e->folder, e->x->out));
-    return file_sync_parent(e->x->out);
+    status s = file_sync_parent(e->x->out);
+    if (s != STATUS_OK) file_rename(e->x->out, e->folder); /* removed with the rest */
+    return s;
 }
 
 /* <out>.tmp, without the slashes that may end a folder's name. */
