@@ -106,7 +106,7 @@ static int record_block(const recorder *r, int32_t layer) {
     block_slots s = use_block(r, &u, layer);
     slot_id n1 = program_rmsnorm(p, h, SLOT_NONE, s.norm1, c->eps, NULL);
     slot_id o = record_attention(r, &s, n1, layer);
-    slot_id n2 = program_rmsnorm(p, o, h, s.norm2, c->eps, &h2);
+    slot_id n2 = program_rmsnorm(p, h, o, s.norm2, c->eps, &h2);
     slot_id gu = program_linear(p, n2, &s.parts[MODULE_GATE], 2, dropout);
     slot_id down =
         program_linear(p, program_glu(p, gu, c->act), &s.parts[MODULE_DOWN], 1, dropout);

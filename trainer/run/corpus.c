@@ -87,7 +87,7 @@ status corpus_open(corpus *out, const config *c, const tokenizer *tok, const cha
                          .long_rows = long_of[c->excess_length_strategy],
                          .skip_bad_rows = c->on_bad_row == BAD_ROW_SKIP,
                          .deduplicate = c->dataset_exact_deduplication,
-                         .shuffle = c->shuffle_merged_datasets,
+                         .shuffle = c->shuffle_merged_datasets && !c->curriculum_sampling,
                          .held_out = c->val_set_size,
                          .seed = (uint64_t)c->seed,
                          .prepared = c->dataset_prepared_path};

@@ -13,7 +13,7 @@ static const char *const ours[] = {"config.yaml", "metrics.jsonl", "summary.json
 static bool is_ours(const char *name) {
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
         size_t n = strlen(ours[i]);
-        if (!strncmp(name, ours[i], n) && (!name[n] || !strcmp(name + n, ".tmp") || !strcmp(name + n, ".json"))) return true;
+        if (!strncmp(name, ours[i], n) && (!name[n] || !strcmp(name + n, ".tmp") || !strcmp(name + n, ".json") || !strcmp(name + n, ".lock"))) return true;
     }
     return false;
 }

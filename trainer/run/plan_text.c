@@ -69,6 +69,7 @@ json_t *plan_json(const session *s, int accumulation) {
         json_object_set_new(o, "offloaded_per_micro_step", json_integer(t->moved_out - t->pages_out));
     }
     if (u) {
+        json_object_set_new(o, "first_optimizer_pages_in", json_integer(u->first_in));
         json_object_set_new(o, "optimizer_pages_in", json_integer(u->pages_in));
         json_object_set_new(o, "optimizer_pages_out", json_integer(u->pages_out));
     }

@@ -167,8 +167,8 @@ static status show_progress(void *context, int64_t done, int64_t total) {
 
 status session_load(session *s) {
     load_progress progress = {show_progress, s->c->adapter == ADAPTER_QLORA ? "loading and quantizing" : "loading"};
-    if (s->plan->policy.base == BASE_DISK) TRY(base_cache_to_disk(s, &progress));
-    TRY(engine_open(&s->e, s->b, s->plan, s->disk.path ? &s->disk : NULL));
+    TRY(base_cache_prepare(s, &progress));
+    TRY(engine_open(&s->e, s->b, s->plan, s->cache_open ? &s->cache.file : NULL));
     TRY(engine_zero_class(s->e, MEM_OPTIMIZER)); /* moments begin at 0, whatever the arena held */
     TRY(decoder_load_tables(s->d, s->e));
     TRY(base_cache_load(s, &progress));
@@ -184,6 +184,16 @@ void session_fingerprint(const session *s, char *text, size_t bytes) {
              dtype_name(s->compute));
 }
 
+/* The file and its manifest (and lock). */
+static void remove_hidden(const char *path) {
+    static const char *const endings[] = {".json", ".lock", ""};
+    for (int i = 0; i < 3; i++) {
+        char *name = mem_printf("%s%s", path, endings[i]);
+        if (name) file_unlink(name);
+        mem_free(name);
+    }
+}
+
 void session_close(session *s) {
     engine_close(s->e);
     session_unplan(s);
@@ -193,9 +203,10 @@ void session_close(session *s) {
     if (s->weights_open) weights_close(&s->w);
     if (s->model_open) model_config_close(&s->model);
     tokenizer_close(s->tok);
-    file_close(&s->disk);
-    if (s->disk_path) file_unlink(s->disk_path);
+    if (s->cache_open) cache_close(&s->cache);
+    if (s->disk_path) remove_hidden(s->disk_path);
     mem_free(s->disk_path);
+    json_decref(s->base_identity);
     if (s->b) s->b->table->close(s->b);
     memset(s, 0, sizeof *s);
 }

@@ -5,6 +5,7 @@
 #define NIBBLE_TRAINER_RUN_SESSION_H
 
 #include "autograd/execute.h"
+#include "checkpoints/cache.h"
 #include "data/tokenizer.h"
 #include "trainer/model/decoder.h"
 #include "trainer/model/lora.h"
@@ -49,8 +50,10 @@ typedef struct session {
     int index[SESSION_PROGRAMS];         /* in the plan */
     int64_t capacity;                    /* of the training program */
     plan *plan;
-    file disk;                           /* the pages' file when the plan has the base on disk */
-    char *disk_path;                     /* to remove at the end; NULL: it is the user's cache */
+    cache cache;             /* the base's pages as a file (base_cache.h) */
+    bool cache_open;
+    char *disk_path;         /* of a hidden one, to remove at the end; NULL: it is the user's */
+    json_t *base_identity;   /* tensor -> hash, once loaded */
     engine *e;
     tokenizer *tok;
 } session;

@@ -73,7 +73,6 @@ status train_open(run *r, const config *c, const train_request *q) {
 void train_close(run *r) {
     stepper_close(&r->stepper);
     metrics_close(&r->metrics);
-    json_decref(r->base_identity);
     json_decref(r->samples_before);
     json_decref(r->samples_after);
     loader_close(r->l);
@@ -118,8 +117,7 @@ static status begin(run *r, const train_request *q, bool resuming) {
                       .min_ratio = isnan(r->c->cosine_min_lr_ratio) ? 0 : r->c->cosine_min_lr_ratio,
                       .warmup = config_warmup_steps(r->c, r->total_steps), .total = r->total_steps};
     TRY(stepper_open(&r->stepper, &r->s, &lr));
-    TRY(weights_identity(&r->s.w, &r->base_identity));
-    r->identity.base = r->base_identity;
+    r->identity.base = r->s.base_identity;
     if (resuming || r->c->resume_from_checkpoint) TRY(resume(r, q));
     TRY(output_begin(r->c->output_dir, r->c->resolved));
     TRY(metrics_open(&r->metrics, r->c->output_dir, r->resumed_from >= 0 ? r->resumed_from : 0));

@@ -64,7 +64,7 @@ status verb_model_config(const command *c, config *out, char **model) {
     TRY(hub_find_model(c->model, NULL, model));
     char *base = mem_printf("base_model=%s", *model);
     char **overrides =
-        mem_alloc_array((size_t)c->override_count + 8, sizeof *overrides, "overrides");
+        mem_alloc_array((size_t)c->override_count + 12, sizeof *overrides, "overrides");
     status s = base && overrides ? STATUS_OK : STATUS_MEMORY;
     if (s == STATUS_OK) {
         int n = 0;
@@ -72,6 +72,9 @@ status verb_model_config(const command *c, config *out, char **model) {
         overrides[n++] = "learning_rate=0.0001";
         overrides[n++] = "datasets=[{path: none}]";
         overrides[n++] = "output_dir=none";
+        overrides[n++] = "lora_r=16"; /* of an adapter that nobody makes here */
+        overrides[n++] = "lora_alpha=16";
+        overrides[n++] = "lora_target_linear=true";
         bool quantized = false;
         for (int i = 0; i < c->override_count; i++)
             quantized |= !strncmp(c->overrides[i], "load_in_4bit=", 13) ||
