@@ -97,7 +97,6 @@ static double flops_logits(const op_shape *s) {
     (IN(2) | IN(2 + LINEAR_PER_PART) |                                                        \
      IN(2 + 2 * LINEAR_PER_PART)) /* added, never read back */
 
-/* clang-format off: a row reads as a paragraph */
 static const operation_row table[] = {
     {.op = OP_EMBEDDING,
      .name = "embedding",
@@ -262,7 +261,6 @@ static const operation_row table[] = {
      .flops = flops_none,
      .bytes = bytes_all},
 };
-/* clang-format on */
 static_assert(sizeof table / sizeof *table == OP_COUNT, "one row per operation");
 static_assert(1 + LINEAR_PARTS * LINEAR_PER_PART == OP_INPUTS,
               "OP_LINEAR has the most inputs");

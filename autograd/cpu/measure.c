@@ -1,8 +1,7 @@
 /* measure.c: backend_measure: how fast matrix products and copies are, for predictions.
  *
  * Random operands (zeros run faster than real numbers), the best of a few runs, about 0.3 s in
- * all. Any back end is measured through its own table where it can be; this file is the CPU's.
- */
+ * all. */
 #include "autograd/cpu/cpu.h"
 
 #include "common/alloc.h"
