@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from array import array
 
@@ -25,6 +26,7 @@ TIMEOUT = 300
 # exit codes, as in common/status.h
 OK, USAGE, DATA, MODEL, DIVERGED, MEMORY, IO, LOCKED, INTERRUPTED = 0, 2, 3, 4, 5, 6, 7, 9, 75
 
+POOL = 32749  # random weights of a model, repeated in large tensors; a prime, so rows differ
 BOS, EOS, TOKENS = 256, 257, 258  # the tokenizer: id = byte, then two special tokens
 
 
@@ -148,12 +150,14 @@ def make_model(folder, family="llama", seed=1, dtype="bfloat16", **changes):
     write(os.path.join(folder, "config.json"), json.dumps(c, indent=1))
     write_tokenizer(folder)
     chance, tensors = random.Random(seed), {}
+    pool = [chance.random() + chance.random() - 1 for _ in range(POOL)]
     encode, short = (bf16_bytes, "BF16") if dtype == "bfloat16" else (f32_bytes, "F32")
     for name, shape in model_shapes(c).items():
         n = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        middle, wide = (1.0, 0.1) if "norm" in name else (0.0, 0.12)
-        values = [middle + wide * (chance.random() + chance.random() - 1) * 2 for _ in range(n)]
-        tensors[name] = (short, shape, encode(values))
+        middle, wide = (1.0, 0.2) if "norm" in name else (0.0, 1.9 / shape[-1] ** 0.5)
+        first = chance.randrange(POOL)
+        block = encode([middle + wide * x for x in (pool[first:] + pool[:first])[:n]])
+        tensors[name] = (short, shape, (block * (n // POOL + 1))[:n * len(block) // min(n, POOL)])
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
     return folder
 
@@ -218,6 +222,16 @@ def environment(**more):
 
 def command(*arguments):
     return [os.path.abspath(TRAIN), *map(str, arguments)]
+
+
+def wait_for(test, seconds=60):
+    """Whether test() became true within the time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if test():
+            return True
+        time.sleep(0.002)
+    return False
 
 
 def run(cwd, *arguments, env=None, limit=None, stdin=""):
