@@ -63,18 +63,19 @@ static status put_category(text_buffer *b, const char *name) {
     return STATUS_OK;
 }
 
-static status put_word(text_buffer *b) {
+/* \w. Outside a class Oniguruma counts some fractions and superscripts of Latin-1 as well. */
+static status put_word(text_buffer *b, bool in_class) {
+    if (!in_class) TRY(text_append_string(b, "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"));
     TRY(put_category(b, "L"));
     TRY(put_category(b, "M"));
     TRY(put_category(b, "Nd"));
     TRY(put_category(b, "Nl"));
     TRY(put_category(b, "Pc"));
-    return text_append_string(b, "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}\\x{24B6}-\\x{24E9}"
-                                 "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
+    return text_append_string(b, "\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
 }
 
 /* A named set: of POSIX brackets and \p{Name}. */
-static status put_named(text_buffer *b, const char *name, bool *known) {
+static status put_named(text_buffer *b, const char *name, bool in_class, bool *known) {
     static const char space[] = "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}"
                                 "\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
     static const char *const categories[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me",
@@ -87,7 +88,7 @@ static status put_named(text_buffer *b, const char *name, bool *known) {
     *known = true;
     for (size_t i = 0; i < sizeof categories / sizeof *categories; i++)
         if (!strcasecmp(name, categories[i])) return put_category(b, categories[i]);
-    if (!strcasecmp(name, "word")) return put_word(b);
+    if (!strcasecmp(name, "word")) return put_word(b, in_class);
     if (!strcasecmp(name, "space")) return text_append_string(b, space);
     if (!strcasecmp(name, "digit")) return put_category(b, "Nd");
     if (!strcasecmp(name, "xdigit")) return text_append_string(b, "0-9A-Fa-f");
@@ -117,7 +118,7 @@ static status put_named(text_buffer *b, const char *name, bool *known) {
 typedef struct set {
     text_buffer positive, negative[MAX_NEGATIVE];
     int negatives;
-    bool inverted;
+    bool inverted, in_class; /* in_class: in brackets */
 } set;
 
 static void set_free(set *s) {
@@ -158,7 +159,7 @@ static status add_named(translator *t, set *s, const char *name, bool negated) {
         *b = (text_buffer){0};
     }
     bool known;
-    TRY(put_named(b, name, &known));
+    TRY(put_named(b, name, s->in_class, &known));
     return known ? STATUS_OK : refuse(t, "this property");
 }
 
@@ -264,7 +265,7 @@ static status take_posix(translator *t, set *s) {
 
 static status take_nested(translator *t, set *s, int depth) {
     if (depth == MAX_DEPTH) return refuse(t, "so deep a class");
-    set inner = {0};
+    set inner = {.in_class = true};
     t->at++;
     status code = take_class(t, &inner, depth + 1);
     if (code == STATUS_OK) {
@@ -370,7 +371,7 @@ static status emit_text(translator *t, const char *text, bool atom) {
 
 static status emit_boundary(translator *t, bool inside) {
     text_buffer word = {0};
-    status s = put_word(&word);
+    status s = put_word(&word, false);
     static const char *const at[] = {"(?:(?<=[", "])(?![", "])|(?<![", "])(?=[", "]))"};
     static const char *const not_at[] = {"(?:(?<=[", "])(?=[", "])|(?<![", "])(?![", "]))"};
     t->atom = (long)t->out.bytes;
@@ -541,7 +542,7 @@ static status take_one(translator *t, size_t *fresh) {
     }
     if (c == ')') return take_close(t);
     if (c == '[') {
-        set s = {0};
+        set s = {.in_class = true};
         t->at++;
         t->literal = 0;
         return emit_set(t, &s, take_class(t, &s, 0));

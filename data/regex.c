@@ -43,6 +43,7 @@ static status compile(regex *r, const char *shown) {
                             &at, context);
     pcre2_compile_context_free(context);
     if (!r->code) {
+        if (error == PCRE2_ERROR_HEAP_FAILED) return STATUS_MEMORY; /* `allocate` said it */
         PCRE2_UCHAR why[128] = "";
         pcre2_get_error_message(error, why, sizeof why);
         return status_fail(STATUS_MODEL, "pattern \"%.200s\" is not supported: %s", shown, (char *)why);
