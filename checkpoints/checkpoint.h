@@ -22,8 +22,9 @@
 
 enum { CHECKPOINT_VERSION = 1 };
 
-/* Saves `content` (an object) and the tensors (names unique and not "json"). `keep` is how
- * many checkpoints remain, this one included; 0: all. On failure (STATUS_IO, STATUS_MEMORY
+/* Saves `content` (an object) and the tensors (names unique, without '/', not "json"). `keep`
+ * is how many checkpoints remain, this one included; 0: all. On failure (STATUS_IO,
+ * STATUS_MEMORY
  * ...) the older ones are as before and nothing of this one counts; the run may go on and try
  * again later. */
 status checkpoint_save(const char *output_dir, int64_t step, const json_t *content,

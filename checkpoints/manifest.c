@@ -4,9 +4,33 @@
 #include "common/alloc.h"
 #include "common/file.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_MANIFEST = 64 << 20 }; /* bytes; a cache's lists its pages */
+
+/* ---- its own hash ---- */
+
+/* Of the compact text without the key "check", which must not be there: blanks and line ends
+ * do not matter. */
+static status own_hash(const json_t *json, char text[HASH_TEXT]) {
+    char *compact = json_write_text(json, 0);
+    if (!compact) return status_fail(STATUS_MEMORY, "out of memory for a manifest");
+    hash_format(hash_bytes(compact, strlen(compact)), text);
+    mem_free(compact);
+    return STATUS_OK;
+}
+
+/* Takes "check" out of the manifest and compares. */
+static status check_itself(const manifest *m, const char *path) {
+    char promised[HASH_TEXT] = "", found[HASH_TEXT];
+    const char *text = json_string_value(json_object_get(m->json, "check"));
+    if (text && strlen(text) == HASH_TEXT - 1) snprintf(promised, sizeof promised, "%s", text);
+    json_object_del(m->json, "check");
+    TRY(own_hash(m->json, found));
+    if (!strcmp(promised, found)) return STATUS_OK;
+    return status_fail(STATUS_MODEL, "%s: was changed after it was written", path);
+}
 
 /* ---- writing ---- */
 
@@ -16,11 +40,12 @@ static json_t *compose(const char *format, int version, const char *data_name, i
     hash_format(hash, text);
     json_t *out = json_pack("{s:s, s:i, s:s, s:I, s:s}", "format", format, "version", version,
                             "file", data_name, "bytes", (json_int_t)bytes, "xxh3_128", text);
-    if (out && more && json_object_update(out, (json_t *)more)) {
-        json_decref(out);
-        return NULL;
-    }
-    return out;
+    int failed = !out || (more && json_object_update(out, (json_t *)more)) ||
+                 own_hash(out, text) != STATUS_OK ||
+                 json_object_set_new(out, "check", json_string(text));
+    if (!failed) return out;
+    json_decref(out);
+    return NULL;
 }
 
 status manifest_write(const char *path, const char *format, int version, const char *data_name,
@@ -80,6 +105,7 @@ status manifest_read(manifest *m, const char *path, const char *format, int vers
     memset(m, 0, sizeof *m);
     TRY(json_read_file(path, MAX_MANIFEST, STATUS_MODEL, &m->json));
     status s = check_format(m, path, format, version);
+    if (s == STATUS_OK) s = check_itself(m, path);
     if (s == STATUS_OK) s = check_data(m, path);
     if (s != STATUS_OK) manifest_close(m);
     return s;
