@@ -282,6 +282,7 @@ static status decode(const tokenizer *t, workspace *w, const int32_t *ids, size_
     for (size_t i = 0; i < n; i++) {
         size_t bytes = 0;
         const char *text = decoded_text(t, ids[i], &bytes);
+        if (!text && skip_special) continue; /* a model's vocabulary may be padded beyond ours */
         if (!text) return status_fail(STATUS_DATA, "id %d is not in the vocabulary", ids[i]);
         if (!skip_special || !skipped(t, text, bytes)) TRY(text_list_add(tokens, text, bytes));
     }

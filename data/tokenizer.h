@@ -39,7 +39,8 @@ enum {
 status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, unsigned flags, id_list *out);
 
 /* The text of n ids, NUL-terminated, to be freed with mem_free; `bytes` (may be NULL) without the
- * NUL. An id outside the vocabulary is STATUS_DATA. */
+ * NUL. An id outside the vocabulary is STATUS_DATA; with `skip_special` it is skipped too, for models
+ * have more rows than their tokenizer has ids and may answer with one of those. */
 status tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, bool skip_special, char **out,
                         size_t *bytes);
 

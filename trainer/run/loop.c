@@ -69,6 +69,7 @@ status loop_evaluate(run *r, evaluation *out) {
     int64_t at = r->state.optimizer.step;
     log_info("step %lld  held-out loss %.4f  perplexity %.2f  (%lld targets, %.1f s)", (long long)at, out->loss,
              perplexity_of(out->loss), (long long)out->targets, out->seconds);
+    if (at == r->resumed_from) return STATUS_OK; /* the line stands there from before */
     metrics_write(&r->metrics,
                   json_pack("{s:I, s:o, s:I, s:o}", "step", (json_int_t)at, "eval_loss", metrics_real(out->loss),
                             "eval_targets", (json_int_t)out->targets, "eval_seconds", metrics_real(out->seconds)),
