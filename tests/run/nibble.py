@@ -273,6 +273,15 @@ def trained(out):
                 os.path.join(out, "model", "model.safetensors"))
 
 
+def trained_folder(folder):
+    """Every tensor of a model folder, whatever the number of its files."""
+    tensors = {}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".safetensors"):
+            tensors.update(read_safetensors(os.path.join(folder, name)))
+    return tensors
+
+
 def trace(out):
     """What must be equal between equal runs: every step's numbers and the trained bytes."""
     keys = ("step", "loss", "grad_norm", "lr", "tokens", "targets")

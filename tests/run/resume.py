@@ -69,6 +69,20 @@ class Resume(nibble.Case):
         self.assertEqual(told, [{"step": 7, "resumed_from": 7}])
         self.assertEqual(nibble.summary(self.path("out"))["resumed_from"], 7)
 
+    def test_killed_after_the_last_save(self):
+        """Only the end is done again, and no line of metrics.jsonl twice."""
+        self.prepare(val_set_size=4, eval_steps=10)
+        self.job("--threads", 1, "--quiet")
+        want, lines = nibble.trace(self.path("out")), nibble.metrics(self.path("out"))
+        after = nibble.summary(self.path("out"))["held_out_after"]
+        for name in ("summary.json", "adapter_model.safetensors"):
+            os.unlink(self.path("out", name))
+        self.job("--resume", "--threads", 1, "--quiet")
+        self.assert_same(nibble.trace(self.path("out")), want, "resumed at the end")
+        self.assertEqual([m for m in nibble.metrics(self.path("out")) if "eval_loss" in m],
+                         [m for m in lines if "eval_loss" in m])
+        self.assertEqual(nibble.summary(self.path("out"))["held_out_after"], after)
+
     def test_newest_is_broken(self):
         """The one before is taken, loudly."""
         self.prepare()
