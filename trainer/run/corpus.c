@@ -74,7 +74,7 @@ static status open_list(dataset *out, const dataset_list *list, const dataset_op
 }
 
 status corpus_open(corpus *out, const config *c, const tokenizer *tok, const char *tokenizer_folder,
-                   int32_t vocabulary) {
+                   int32_t vocabulary, const char *today) {
     memset(out, 0, sizeof *out);
     dataset_options o = {.tokenizer = tok,
                          .tokenizer_folder = tokenizer_folder,
@@ -82,6 +82,7 @@ status corpus_open(corpus *out, const config *c, const tokenizer *tok, const cha
                          .eos_token = c->special_tokens.eos_token,
                          .vocabulary = vocabulary,
                          .chat_template = c->chat_template,
+                         .today = today,
                          .train_on_inputs = c->train_on_inputs,
                          .sequence_len = c->sequence_len,
                          .long_rows = long_of[c->excess_length_strategy],

@@ -13,9 +13,10 @@ typedef struct corpus {
     dataset_options options; /* as used */
 } corpus;
 
-/* tok may be NULL only if every row is tokenized. vocabulary: the model's. */
+/* tok may be NULL only if every row is tokenized. vocabulary: the model's. today: the date that some
+ * chat templates state, as an earlier run's report gave it; NULL: the real one. */
 status corpus_open(corpus *out, const config *c, const tokenizer *tok, const char *tokenizer_folder,
-                   int32_t vocabulary);
+                   int32_t vocabulary, const char *today);
 void corpus_close(corpus *c);
 
 /* The rows to evaluate on; NULL when there are none. */

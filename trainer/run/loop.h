@@ -17,6 +17,7 @@ struct run {
     metrics metrics;
     run_state state;
     run_identity identity;
+    checkpoint from;           /* to resume from; path NULL: none */
     int64_t total_steps, steps_per_epoch, save_every, eval_every;
     int64_t resumed_from;      /* -1: begun anew */
     evaluation before, after;  /* of the held-out rows; targets 0: not done */

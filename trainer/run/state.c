@@ -54,7 +54,7 @@ static status each_tensor(session *s, saved *list, size_t *count) {
 
 static json_t *counters(const run_state *r, const run_identity *id) {
     const optimizer_state *o = &r->optimizer;
-    return json_pack("{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:s, s:O, s:s, s:s}",
+    return json_pack("{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:s, s:O, s:s, s:s, s:s}",
                      "step", (json_int_t)o->step, "adam_t", (json_int_t)o->adam_t, "skipped",
                      (json_int_t)o->skipped, "skipped_in_row", o->skipped_in_row, "loss_scale", o->loss_scale,
                      "good_in_row", (json_int_t)o->good_in_row, "cursor", (json_int_t)r->cursor, "tokens",
@@ -63,7 +63,8 @@ static json_t *counters(const run_state *r, const run_identity *id) {
                      (json_int_t)r->best_eval_step, "evals_without_gain", (json_int_t)r->evals_without_gain,
                      "watchdog_in_row", (json_int_t)r->watchdog_in_row, "seconds", r->seconds,
                      "has_best_eval", (int)isfinite(r->best_eval), "config", id->config, "base", id->base,
-                     "data", id->data, "fingerprint", id->fingerprint);
+                     "data", id->data, "fingerprint", id->fingerprint,
+                     "template_date", id->template_date);
 }
 
 status state_save(session *s, const run_state *r, const run_identity *id, const char *output_dir, int keep) {

@@ -26,6 +26,7 @@ typedef struct run_identity {
     json_t *base;            /* tensor -> hash; borrowed */
     char data[33];           /* XXH3-128 of the prepared rows */
     char fingerprint[768];
+    char template_date[32];      /* that the chat template states; "": none */
 } run_identity;
 
 void run_state_init(run_state *r, const session *s);

@@ -18,7 +18,11 @@ static status check_phase(const char *phase) { return signals_check(phase); }
 
 static status open_rows(run *r, const train_request *q) {
     const config *c = r->c;
-    TRY(corpus_open(&r->rows, c, r->s.tok, q->model_folder, (int32_t)r->s.model.vocab));
+    const char *today = NULL; /* a template may state the date: that of the run's beginning */
+    if (r->from.path) TRY(json_get_text(r->from.content, "template_date", &today, r->from.path, STATUS_MODEL));
+    if (today && !*today) today = NULL;
+    TRY(corpus_open(&r->rows, c, r->s.tok, q->model_folder, (int32_t)r->s.model.vocab, today));
+    snprintf(r->identity.template_date, sizeof r->identity.template_date, "%s", r->rows.train.report.template_date);
     char *text = dataset_describe(&r->rows.train, &r->rows.options);
     if (!text) return STATUS_MEMORY;
     if (*text) log_info("%s", text);
@@ -52,7 +56,6 @@ static status plan_capacities(run *r) {
 }
 
 status train_open(run *r, const config *c, const train_request *q) {
-    memset(r, 0, sizeof *r);
     r->c = c;
     r->resumed_from = r->save_retry_at = -1;
     session_request request = {.model_folder = q->model_folder, .train = true, .threads = q->threads,
@@ -71,6 +74,7 @@ status train_open(run *r, const config *c, const train_request *q) {
 }
 
 void train_close(run *r) {
+    checkpoint_close(&r->from);
     stepper_close(&r->stepper);
     metrics_close(&r->metrics);
     json_decref(r->samples_before);
@@ -83,42 +87,42 @@ void train_close(run *r) {
 
 /* ---- resuming ---- */
 
-static status resume(run *r, const train_request *q) {
+/* Finds what to go on from, before anything slow begins. */
+static status find_checkpoint(run *r) {
     const char *path = r->c->resume_from_checkpoint;
-    checkpoint c = {0};
-    bool found = true;
-    if (path) TRY(checkpoint_open(path, &c));
-    else TRY(checkpoint_find(r->c->output_dir, &c, &found));
-    if (!found) {
+    if (path) return checkpoint_open(path, &r->from);
+    bool found;
+    TRY(checkpoint_find(r->c->output_dir, &r->from, &found));
+    if (!found)
         log_info("--resume: no checkpoint in %s yet, so the run starts from the beginning", r->c->output_dir);
-        return STATUS_OK;
-    }
-    const char *before = "";
-    char differences[2048] = "";
-    status s = json_get_text(c.content, "config", &before, c.path, STATUS_MODEL);
-    if (s == STATUS_OK && q->compare_configs)
-        s = q->compare_configs(before, r->c->resolved, differences, sizeof differences);
-    if (s == STATUS_OK && *differences)
-        s = status_fail(STATUS_USAGE, "%s was made with another configuration: %s; undo that, or start anew with "
-                                      "--overwrite", c.path, differences);
-    if (s == STATUS_OK) s = state_load(&r->s, &r->state, &r->identity, &c);
-    if (s == STATUS_OK) {
-        r->resumed_from = c.step;
-        log_info("resumed from step %lld (%s)", (long long)c.step, c.path);
-        s = loader_seek(r->l, r->state.cursor);
-    }
-    checkpoint_close(&c);
-    return s;
+    return STATUS_OK;
 }
 
-static status begin(run *r, const train_request *q, bool resuming) {
+static status same_config(const run *r, const train_request *q) {
+    const char *before = "";
+    char differences[2048] = "";
+    TRY(json_get_text(r->from.content, "config", &before, r->from.path, STATUS_MODEL));
+    if (q->compare_configs) TRY(q->compare_configs(before, r->c->resolved, differences, sizeof differences));
+    if (!*differences) return STATUS_OK;
+    return status_fail(STATUS_USAGE, "%s was made with another configuration: %s; undo that, or start anew with "
+                                     "--overwrite", r->from.path, differences);
+}
+
+static status resume(run *r) {
+    TRY(state_load(&r->s, &r->state, &r->identity, &r->from));
+    r->resumed_from = r->from.step;
+    log_info("resumed from step %lld (%s)", (long long)r->from.step, r->from.path);
+    return loader_seek(r->l, r->state.cursor);
+}
+
+static status begin(run *r) {
     run_state_init(&r->state, &r->s);
     lr_schedule lr = {.kind = r->c->lr_scheduler, .peak = r->c->learning_rate,
                       .min_ratio = isnan(r->c->cosine_min_lr_ratio) ? 0 : r->c->cosine_min_lr_ratio,
                       .warmup = config_warmup_steps(r->c, r->total_steps), .total = r->total_steps};
     TRY(stepper_open(&r->stepper, &r->s, &lr));
     r->identity.base = r->s.base_identity;
-    if (resuming || r->c->resume_from_checkpoint) TRY(resume(r, q));
+    if (r->from.path) TRY(resume(r));
     TRY(output_begin(r->c->output_dir, r->c->resolved));
     TRY(metrics_open(&r->metrics, r->c->output_dir, r->resumed_from >= 0 ? r->resumed_from : 0));
     if (r->resumed_from >= 0) {
@@ -136,10 +140,12 @@ static status begin(run *r, const train_request *q, bool resuming) {
 }
 
 static status train_in(run *r, const train_request *q, bool resuming) {
+    if (resuming || r->c->resume_from_checkpoint) TRY(find_checkpoint(r));
+    if (r->from.path) TRY(same_config(r, q));
     TRY(train_open(r, r->c, q));
     finish_print_plan(r);
     TRY(session_load(&r->s));
-    TRY(begin(r, q, resuming));
+    TRY(begin(r));
     TRY(loop_run(r));
     if (r->evaluated_at != r->state.optimizer.step) TRY(loop_evaluate(r, &r->after));
     TRY(sample_collect(r, &r->samples_after));

@@ -25,7 +25,7 @@ typedef struct train_request {
 
 status train_run(const config *c, const train_request *r);
 
-/* The same up to the plan, for `train plan`: no output folder, no memory, no weights. */
+/* The same up to the plan, into a zeroed run, for `train plan`: no output folder, no memory, no weights. */
 struct run;
 status train_open(struct run *r, const config *c, const train_request *q);
 void train_close(struct run *r);

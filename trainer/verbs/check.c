@@ -113,7 +113,7 @@ static status check_all(const command *c, const config *conf, const char *model,
     TRY(model_config_check_length(&s->model, conf->sequence_len));
     TRY(session_open_tokenizer(s));
     TRY(verb_resolve_datasets((config *)conf));
-    TRY(corpus_open(rows, conf, s->tok, model, (int32_t)s->model.vocab));
+    TRY(corpus_open(rows, conf, s->tok, model, (int32_t)s->model.vocab, NULL));
     return report(c, conf, s, rows);
 }
 

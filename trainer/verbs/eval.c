@@ -53,7 +53,7 @@ static status visit(void *context, const micro_batch *m, const float *logp) {
 static status open_data(const command *c, const config *conf, session *s, const char *model,
                         corpus *out) {
     memset(out, 0, sizeof *out);
-    if (!c->data) return corpus_open(out, conf, s->tok, model, (int32_t)s->model.vocab);
+    if (!c->data) return corpus_open(out, conf, s->tok, model, (int32_t)s->model.vocab, NULL);
     dataset_source source = {.path = c->data, .type = corpus_guess_type(c->data)};
     dataset_options o = {.tokenizer = s->tok,
                          .tokenizer_folder = model,
@@ -113,10 +113,10 @@ static status evaluate_open(const command *c, const config *conf, session *s,
     return report(c, &e, c->data ? c->data : "held-out rows");
 }
 
-static status evaluate(const command *c, config *conf, const char *model, session *s,
-                       corpus *rows) {
+static status evaluate(const command *c, config *conf, const char *model, const char *adapter,
+                       session *s, corpus *rows) {
     session_request q = {.model_folder = model,
-                         .adapter_folder = c->adapter,
+                         .adapter_folder = adapter,
                          .threads = (int)c->threads,
                          .programs = 1u << PROGRAM_EVALUATE};
     TRY(session_open(s, conf, &q));
@@ -139,7 +139,10 @@ status verb_eval(const command *c) {
     TRY(verb_model_config(c, &conf, &model));
     session s = {0};
     corpus rows = {0};
-    status r = evaluate(c, &conf, model, &s, &rows);
+    char *adapter;
+    status r = verb_adapter(c, &conf, &adapter);
+    if (r == STATUS_OK) r = evaluate(c, &conf, model, adapter, &s, &rows);
+    mem_free(adapter);
     corpus_close(&rows);
     session_close(&s);
     mem_free(model);

@@ -138,11 +138,11 @@ static status answer_lines(const command *c, const config *conf, const asker *a)
     return s;
 }
 
-static status run_verb(const command *c, const config *conf, const char *model, session *s,
-                       asker *a) {
+static status run_verb(const command *c, const config *conf, const char *model,
+                       const char *adapter, session *s, asker *a) {
     int64_t most = c->max_new_tokens > 0 ? c->max_new_tokens : DEFAULT_TOKENS;
     session_request q = {.model_folder = model,
-                         .adapter_folder = c->adapter,
+                         .adapter_folder = adapter,
                          .threads = (int)c->threads,
                          .programs = 1u << PROGRAM_GENERATE,
                          .generate = {.capacity = PROMPT_TOKENS,
@@ -166,7 +166,10 @@ status verb_generate(const command *c) {
     TRY(verb_model_config(c, &conf, &model));
     session s = {0};
     asker a = {0};
-    status r = run_verb(c, &conf, model, &s, &a);
+    char *adapter;
+    status r = verb_adapter(c, &conf, &adapter);
+    if (r == STATUS_OK) r = run_verb(c, &conf, model, adapter, &s, &a);
+    mem_free(adapter);
     chat_template_close(a.template);
     session_close(&s);
     mem_free(model);

@@ -70,7 +70,7 @@ static status inspect_programs(const command *c) {
     char *model;
     TRY(verb_load_config(c, true, &conf, &model));
     train_request q = {.model_folder = model};
-    run r;
+    run r = {0};
     status s = train_open(&r, &conf, &q);
     if (s == STATUS_OK) s = print_programs(c, &r);
     train_close(&r);

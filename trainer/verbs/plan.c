@@ -70,7 +70,7 @@ status verb_plan(const command *c) {
     TRY(verb_check_device(c));
     TRY(verb_load_config(c, true, &conf, &model));
     train_request q = {.model_folder = model, .threads = (int)c->threads};
-    run r;
+    run r = {0};
     status s = train_open(&r, &conf, &q);
     if (s == STATUS_OK) s = print_plan(&r, c);
     train_close(&r);

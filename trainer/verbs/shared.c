@@ -1,5 +1,6 @@
 /* shared.c: what several verbs share. */
 #include "common/alloc.h"
+#include "common/file.h"
 #include "common/log.h"
 #include "trainer/verbs/hub.h"
 #include "trainer/verbs/load.h"
@@ -90,6 +91,20 @@ status verb_model_config(const command *c, config *out, char **model) {
         *model = NULL;
     }
     return s;
+}
+
+status verb_adapter(const command *c, const config *conf, char **out) {
+    *out = NULL;
+    if (c->adapter && !strcmp(c->adapter, "none")) return STATUS_OK;
+    if (c->adapter) return (*out = mem_strdup(c->adapter)) ? STATUS_OK : STATUS_MEMORY;
+    if (!c->config_path || conf->adapter == ADAPTER_FULL) return STATUS_OK;
+    char *file = file_join(conf->output_dir, "adapter_config.json");
+    if (!file) return STATUS_MEMORY;
+    bool there = file_exists(file);
+    mem_free(file);
+    if (!there) return STATUS_OK;
+    log_info("using the adapter in %s (--adapter none: the bare base)", conf->output_dir);
+    return (*out = mem_strdup(conf->output_dir)) ? STATUS_OK : STATUS_MEMORY;
 }
 
 status verb_check_device(const command *c) {

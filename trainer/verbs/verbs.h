@@ -27,6 +27,10 @@ status verb_resolve_datasets(config *c);
  * model. */
 status verb_model_config(const command *c, config *out, char **model);
 
+/* The adapter to use: --adapter (`none`: the bare base), else what the configuration's run has
+ * written to output_dir; NULL: none. Free *out with mem_free. */
+status verb_adapter(const command *c, const config *conf, char **out);
+
 /* STATUS_USAGE or STATUS_DEVICE for a device that is not there; the CPU back end otherwise. */
 status verb_check_device(const command *c);
 
