@@ -7,6 +7,7 @@
 #include "common/file.h"
 #include "common/status.h"
 
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -46,11 +48,20 @@ static inline int scratch_open(void **state) {
     return mkdtemp(scratch_root) ? 0 : -1;
 }
 
+static inline int scratch_unlink(const char *path, const struct stat *st, int kind,
+                                 struct FTW *where) {
+    return remove(path);
+}
+
+/* Removes a folder with all that is in it, or nothing. */
+static inline void scratch_remove(const char *path) {
+    nftw(path, scratch_unlink, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 /* Removes it with all that is in it; group teardown. */
 static inline int scratch_close(void **state) {
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf '%s'", scratch_root);
-    return system(command);
+    scratch_remove(scratch_root);
+    return access(scratch_root, F_OK) == 0;
 }
 
 /* scratch_root/name in one of eight turning buffers. */
@@ -65,9 +76,8 @@ static inline const char *scratch(const char *name) {
 /* An empty folder scratch_root/name. */
 static inline const char *scratch_folder(const char *name) {
     const char *path = scratch(name);
-    char command[600];
-    snprintf(command, sizeof command, "rm -rf '%s' && mkdir -p '%s'", path, path);
-    assert_int_equal(system(command), 0);
+    scratch_remove(path);
+    assert_ok(file_make_directories(path));
     return path;
 }
 
