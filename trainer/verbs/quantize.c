@@ -2,7 +2,7 @@
  * streamed (quantized_cache: FILE). */
 #include "common/alloc.h"
 #include "common/log.h"
-#include "trainer/run/base_cache.h"
+#include "trainer/model/base_pages.h"
 #include "trainer/run/plan_text.h"
 #include "trainer/run/signals.h"
 #include "trainer/verbs/verbs.h"
@@ -36,7 +36,7 @@ static status quantize(const command *c, const config *conf, const char *model, 
         return status_fail(STATUS_USAGE, "quantize needs a 4-bit configuration: load_in_4bit=true adapter=qlora");
     TRY(session_open(s, conf, &q));
     load_progress progress = {show_progress, NULL};
-    TRY(base_cache_write(s, c->out, &progress));
+    TRY(base_pages_write(&s->w, s->d, c->out, &progress));
     return report(c, s);
 }
 
