@@ -33,6 +33,20 @@ static double seconds_of(const program_plan *q) { return q->seconds; }
 double plan_step_flops(const session *s, int accumulation) { return sum_programs(s, accumulation, flops_of); }
 double plan_step_seconds(const session *s, int accumulation) { return sum_programs(s, accumulation, seconds_of); }
 
+int64_t plan_checkpoint_bytes(const session *s) {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < s->d->table.count; i++)
+        if (s->d->table.pages[s->d->table.items[i].page].class == MEM_OPTIMIZER) bytes += s->d->table.items[i].bytes;
+    return bytes;
+}
+
+int64_t plan_result_bytes(const session *s) {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < s->d->trainable_count; i++)
+        bytes += s->d->trainables[i].rows * s->d->trainables[i].cols * (int64_t)sizeof(float);
+    return bytes;
+}
+
 static const char *const activation_names[] = {"auto", "keep", "recompute", "offload"};
 static const char *const base_names[] = {"auto", "resident", "host", "disk"};
 
@@ -57,6 +71,9 @@ json_t *plan_json(const session *s, int accumulation) {
     json_object_set_new(o, "slots", json_integer(p->slots[MEM_BASE]));
     json_object_set_new(o, "capacity", json_integer(s->capacity));
     json_object_set_new(o, "accumulation", json_integer(accumulation));
+    json_object_set_new(o, "checkpoint_bytes", json_integer(plan_checkpoint_bytes(s)));
+    json_object_set_new(o, "kept_checkpoints", json_integer(s->c->save_total_limit));
+    json_object_set_new(o, "result_bytes", json_integer(plan_result_bytes(s)));
     json_object_set_new(o, "step_flops", json_real(plan_step_flops(s, accumulation)));
     json_object_set_new(o, "step_seconds", json_real(plan_step_seconds(s, accumulation)));
     json_object_set_new(o, "gemm_flops_per_second", json_real(s->rates.gemm_flops));
@@ -104,6 +121,12 @@ char *plan_text(const session *s, int accumulation) {
     ok = ok && add(&text, line);
     snprintf(line, sizeof line, "  %-11s %12s", "outside", bytes_text(session_outside(0), a));
     ok = ok && add(&text, line);
+    if (s->d->trainable_count) {
+        snprintf(line, sizeof line, "  on disk: %s a checkpoint, at most %lld kept; %s the result",
+                 bytes_text(plan_checkpoint_bytes(s), a), (long long)s->c->save_total_limit,
+                 bytes_text(plan_result_bytes(s), b));
+        ok = ok && add(&text, line);
+    }
     snprintf(line, sizeof line, "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s measured)",
              plan_step_flops(s, accumulation) / 1e9, plan_step_seconds(s, accumulation), s->rates.gemm_flops / 1e9,
              s->rates.copy_bytes / 1e9);

@@ -10,6 +10,10 @@
 char *plan_text(const session *s, int accumulation);
 json_t *plan_json(const session *s, int accumulation);
 
+/* Bytes of one checkpoint and of the adapter's file (or the model's, with full training). */
+int64_t plan_checkpoint_bytes(const session *s);
+int64_t plan_result_bytes(const session *s);
+
 /* FLOPs and predicted seconds of one optimizer step at capacity. */
 double plan_step_flops(const session *s, int accumulation);
 double plan_step_seconds(const session *s, int accumulation);
