@@ -21,6 +21,7 @@ void signals_watch(void) {
     a.sa_flags = SA_RESTART;
     for (size_t i = 0; i < sizeof watched / sizeof *watched; i++) sigaction(watched[i], &a, NULL);
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of the write, not a death */
+    signal(SIGXFSZ, SIG_IGN); /* so is a limit on the size of files */
 }
 
 bool signals_stop_wanted(void) { return count > 0; }
