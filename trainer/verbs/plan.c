@@ -23,6 +23,7 @@ static bool fits(run *r, int64_t tokens) {
 static int64_t largest_sequence(run *r) {
     int64_t per = r->c->micro_batch_size, low = 0, high = 64, most = 1 << 20;
     while (high <= most && fits(r, high * per)) low = high, high *= 2;
+    if (high > most) high = low + 64; /* longer than anyone asks for */
     while (high - low > 64) {
         int64_t middle = round_up_i64((low + high) / 2, 64);
         if (middle >= high) break;
