@@ -1,5 +1,5 @@
-/* added_tokens.c: see added_tokens.h. Matching walks a sorted list of patterns, narrowing it byte
- * by byte; first bytes that no pattern has are skipped by a table. */
+/* added_tokens.c: see added_tokens.h. Matching walks a sorted list of patterns, narrowing it
+ * byte by byte; first bytes that no pattern has are skipped by a table. */
 #include "data/added_tokens.h"
 #include "common/alloc.h"
 #include "data/unicode.h"
@@ -18,9 +18,9 @@ struct added_tokens {
     const vocabulary *model;
     added_token *items;
     size_t count, capacity;
-    vocabulary index;    /* content to place in `items` */
-    int32_t next_id;     /* for a token that the model does not have */
-    pattern_set sets[2]; /* not normalized, normalized */
+    vocabulary index;          /* content to place in `items` */
+    int32_t next_id;           /* for a token that the model does not have */
+    pattern_set sets[2];       /* not normalized, normalized */
     const added_token **by_id; /* sorted by id */
 };
 
@@ -54,7 +54,8 @@ void added_tokens_close(added_tokens *a) {
 
 /* ---- adding ---- */
 
-const added_token *added_tokens_by_content(const added_tokens *a, const char *text, size_t bytes) {
+const added_token *added_tokens_by_content(const added_tokens *a, const char *text,
+                                           size_t bytes) {
     int32_t at = vocabulary_find(&a->index, text, bytes);
     return at < 0 ? NULL : &a->items[at];
 }
@@ -72,8 +73,9 @@ static status entry(added_tokens *a, const char *content, size_t bytes, added_to
     if (t.id < 0) {
         t.id = a->next_id;
         if (t.id >= VOCABULARY_IDS || vocabulary_has(a->model, t.id))
-            return status_fail(STATUS_MODEL, "added token \"%.80s\": its id %d is taken or too large", content,
-                               t.id);
+            return status_fail(STATUS_MODEL,
+                               "added token \"%.80s\": its id %d is taken or too large",
+                               content, t.id);
     }
     TRY(vocabulary_add(&a->index, content, bytes, (int32_t)a->count));
     t.content = mem_strndup(content, bytes);
@@ -99,9 +101,10 @@ status added_tokens_put(added_tokens *a, const json_t *object, int64_t id, const
     added_token *t;
     TRY(entry(a, json_string_value(content), json_string_length(content), &t));
     if (id >= 0 && id != t->id)
-        return status_fail(STATUS_MODEL,
-                           "%s: token \"%.80s\" says that its id is %lld, but by the vocabulary it is %d", where,
-                           t->content, (long long)id, t->id);
+        return status_fail(
+            STATUS_MODEL,
+            "%s: token \"%.80s\" says that its id is %lld, but by the vocabulary it is %d",
+            where, t->content, (long long)id, t->id);
     t->single_word = flags.single_word;
     t->lstrip = flags.lstrip;
     t->rstrip = flags.rstrip;
@@ -115,12 +118,14 @@ status added_tokens_read(added_tokens *a, const json_t *list, const char *where)
     size_t i;
     if (!list || json_is_null(list)) return STATUS_OK;
     if (!json_is_array(list))
-        return status_fail(STATUS_MODEL, "%s: added_tokens must be a list, it is %s", where, json_type_name(list));
+        return status_fail(STATUS_MODEL, "%s: added_tokens must be a list, it is %s", where,
+                           json_type_name(list));
     json_array_foreach(list, i, item) {
         int64_t id = -1;
         TRY(json_get_int(item, "id", &id, where, STATUS_MODEL));
         if (id < 0 || id >= VOCABULARY_IDS)
-            return status_fail(STATUS_MODEL, "%s: added_tokens[%zu] has no usable id", where, i);
+            return status_fail(STATUS_MODEL, "%s: added_tokens[%zu] has no usable id", where,
+                               i);
         TRY(added_tokens_put(a, item, id, where));
     }
     return STATUS_OK;
@@ -142,7 +147,9 @@ static int compare_bytes(const void *x, const void *y) {
     const added_token *a = *(added_token *const *)x, *b = *(added_token *const *)y;
     size_t n = a->pattern_bytes < b->pattern_bytes ? a->pattern_bytes : b->pattern_bytes;
     int order = memcmp(a->pattern, b->pattern, n);
-    return order ? order : (a->pattern_bytes > b->pattern_bytes) - (a->pattern_bytes < b->pattern_bytes);
+    return order
+               ? order
+               : (a->pattern_bytes > b->pattern_bytes) - (a->pattern_bytes < b->pattern_bytes);
 }
 
 static int compare_ids(const void *x, const void *y) {
@@ -158,7 +165,8 @@ static status make_pattern(added_token *t, const normalizer *n, normalizer_scrat
         return status_fail(STATUS_MODEL, "an added token is not valid UTF-8");
     if (t->normalized) TRY(normalizer_apply(n, scratch, text, bytes, &text, &bytes, &moved));
     if (!bytes)
-        return status_fail(STATUS_MODEL, "added token \"%.80s\" is empty once normalized", t->content);
+        return status_fail(STATUS_MODEL, "added token \"%.80s\" is empty once normalized",
+                           t->content);
     t->pattern_bytes = bytes;
     t->pattern = mem_strndup(text, bytes);
     return t->pattern ? STATUS_OK : STATUS_MEMORY;
@@ -169,15 +177,18 @@ static status sort_set(pattern_set *set) {
     for (size_t i = 0; i < set->count; i++) {
         set->first[(unsigned char)*set->sorted[i]->pattern] = true;
         if (i && !compare_bytes(&set->sorted[i - 1], &set->sorted[i]))
-            return status_fail(STATUS_MODEL, "added tokens \"%.80s\" and \"%.80s\" are the same once normalized",
-                               set->sorted[i - 1]->content, set->sorted[i]->content);
+            return status_fail(
+                STATUS_MODEL,
+                "added tokens \"%.80s\" and \"%.80s\" are the same once normalized",
+                set->sorted[i - 1]->content, set->sorted[i]->content);
     }
     return STATUS_OK;
 }
 
 status added_tokens_seal(added_tokens *a, const normalizer *n, normalizer_scratch *scratch) {
     for (int i = 0; i < 2; i++) {
-        a->sets[i].sorted = mem_alloc_array(a->count, sizeof *a->sets[i].sorted, "added tokens");
+        a->sets[i].sorted =
+            mem_alloc_array(a->count, sizeof *a->sets[i].sorted, "added tokens");
         if (!a->sets[i].sorted) return STATUS_MEMORY;
     }
     a->by_id = mem_alloc_array(a->count, sizeof *a->by_id, "added tokens");
@@ -194,8 +205,12 @@ status added_tokens_seal(added_tokens *a, const normalizer *n, normalizer_scratc
     return sort_set(&a->sets[1]);
 }
 
-size_t added_tokens_count(const added_tokens *a) { return a->count; }
-const added_token *added_tokens_at(const added_tokens *a, size_t index) { return &a->items[index]; }
+size_t added_tokens_count(const added_tokens *a) {
+    return a->count;
+}
+const added_token *added_tokens_at(const added_tokens *a, size_t index) {
+    return &a->items[index];
+}
 
 const added_token *added_tokens_by_id(const added_tokens *a, int32_t id) {
     added_token wanted = {.id = id};
@@ -253,7 +268,8 @@ static size_t spaces_before(const char *text, size_t at, size_t least) {
 }
 
 static size_t spaces_behind(const char *text, size_t at, size_t bytes) {
-    while (at < bytes && unicode_is_space(utf8_get(text + at))) at += utf8_length((unsigned char)text[at]);
+    while (at < bytes && unicode_is_space(utf8_get(text + at)))
+        at += utf8_length((unsigned char)text[at]);
     return at;
 }
 

@@ -22,8 +22,8 @@ enum { META_BYTES = 3, META = 0x2581 };
 enum { UNKNOWN, WHOLE, PARTS };
 
 struct bpe {
-    vocabulary tokens; /* as in the file */
-    vocabulary raw;    /* byte-level: the same as bytes */
+    vocabulary tokens;        /* as in the file */
+    vocabulary raw;           /* byte-level: the same as bytes */
     const vocabulary *pieces; /* whichever of them text is looked up in */
     merge_table merges;
     bool bytes, fuse_unk, byte_fallback, ignore_merges, unk_missing;
@@ -37,7 +37,9 @@ struct bpe {
     _Atomic uint8_t *whole; /* by id */
 };
 
-const vocabulary *bpe_tokens(const bpe *b) { return &b->tokens; }
+const vocabulary *bpe_tokens(const bpe *b) {
+    return &b->tokens;
+}
 
 /* ---- reading ---- */
 
@@ -54,13 +56,15 @@ static status read_tokens(bpe *b, const json_t *vocab) {
         const json_t *value = json_object_iter_value(at);
         int64_t id = json_is_integer(value) ? json_integer_value(value) : -1;
         if (id < 0 || id >= VOCABULARY_IDS)
-            return status_fail(STATUS_MODEL, "%s.vocab: \"%.80s\" has no usable id", where, key);
+            return status_fail(STATUS_MODEL, "%s.vocab: \"%.80s\" has no usable id", where,
+                               key);
         TRY(vocabulary_add(&b->tokens, key, json_object_iter_key_len(at), (int32_t)id));
     }
     return STATUS_OK;
 }
 
-/* The tokens that are written in the byte-level alphabet, as bytes; the others no text can give. */
+/* The tokens that are written in the byte-level alphabet, as bytes; the others no text can
+ * give. */
 static status read_raw(bpe *b) {
     TRY(vocabulary_open(&b->raw, b->tokens.count));
     text_buffer raw = {0};
@@ -89,18 +93,21 @@ static status refuse_affixes(const json_t *model) {
         const char *text;
         TRY(read_text_option(model, keys[i], &text));
         if (text && *text)
-            return status_fail(STATUS_MODEL, "%s: %s \"%.40s\" is not supported", where, keys[i], text);
+            return status_fail(STATUS_MODEL, "%s: %s \"%.40s\" is not supported", where,
+                               keys[i], text);
     }
     double dropout = 0;
     TRY(json_get_real(model, "dropout", &dropout, where, STATUS_MODEL));
-    return dropout == 0 ? STATUS_OK : status_fail(STATUS_MODEL, "%s: dropout is not supported", where);
+    return dropout == 0 ? STATUS_OK
+                        : status_fail(STATUS_MODEL, "%s: dropout is not supported", where);
 }
 
 static status read_options(bpe *b, const json_t *model) {
     const char *type = "BPE", *unk;
     TRY(json_get_text(model, "type", &type, where, STATUS_MODEL));
     if (strcmp(type, "BPE"))
-        return status_fail(STATUS_MODEL, "%s \"%.60s\" is not supported, only BPE is", where, type);
+        return status_fail(STATUS_MODEL, "%s \"%.60s\" is not supported, only BPE is", where,
+                           type);
     TRY(refuse_affixes(model));
     TRY(json_get_bool(model, "fuse_unk", &b->fuse_unk, where, STATUS_MODEL));
     TRY(json_get_bool(model, "byte_fallback", &b->byte_fallback, where, STATUS_MODEL));
@@ -116,7 +123,8 @@ static void fill_byte_ids(bpe *b) {
     for (int i = 0; i < 256; i++) {
         char name[8], byte = (char)i;
         snprintf(name, sizeof name, "<0x%02X>", (unsigned)i);
-        b->byte_ids[i] = b->bytes ? vocabulary_find(&b->raw, &byte, 1) : vocabulary_find(&b->tokens, name, 6);
+        b->byte_ids[i] = b->bytes ? vocabulary_find(&b->raw, &byte, 1)
+                                  : vocabulary_find(&b->tokens, name, 6);
     }
 }
 
@@ -130,7 +138,8 @@ static void fill_meta(bpe *b) {
         size_t left_bytes, right_bytes;
         const char *left = vocabulary_key(&b->tokens, (int32_t)(pair >> 32), &left_bytes);
         const char *right = vocabulary_key(&b->tokens, (int32_t)(uint32_t)pair, &right_bytes);
-        if (right_bytes < META_BYTES || memcmp(right, meta, META_BYTES) || !left_bytes) continue;
+        if (right_bytes < META_BYTES || memcmp(right, meta, META_BYTES) || !left_bytes)
+            continue;
         uint32_t code = utf8_get(utf8_back(left, left + left_bytes));
         if (code >= CODES)
             b->cut_at_meta = false;
@@ -198,13 +207,15 @@ void bpe_mark_control(bpe *b, int32_t id) {
  * a whole piece. The unknown token is no matter of the text's. */
 void bpe_seal(bpe *b) {
     for (size_t i = 0; i <= b->merges.mask; i++)
-        if (b->merges.slots[i].pair != MERGE_NONE && b->control[(uint32_t)b->merges.slots[i].value])
+        if (b->merges.slots[i].pair != MERGE_NONE &&
+            b->control[(uint32_t)b->merges.slots[i].value])
             b->control_reachable = true;
     for (int32_t id = 0; id < b->tokens.size; id++) {
         if (!b->control[id] || !vocabulary_has(&b->tokens, id)) continue;
         size_t n;
         const char *key = vocabulary_key(&b->tokens, id, &n);
-        if (b->ignore_merges || (n && utf8_length((unsigned char)*key) == n)) b->control_reachable = true;
+        if (b->ignore_merges || (n && utf8_length((unsigned char)*key) == n))
+            b->control_reachable = true;
     }
 }
 
@@ -221,9 +232,11 @@ void bpe_scratch_free(bpe_scratch *s) {
 
 static status reserve_symbols(bpe_scratch *s, size_t n) {
     size_t capacity = s->capacity;
-    if (mem_grow(&s->ids, &capacity, n, sizeof *s->ids, "a piece of text")) return STATUS_MEMORY;
+    if (mem_grow(&s->ids, &capacity, n, sizeof *s->ids, "a piece of text"))
+        return STATUS_MEMORY;
     capacity = s->capacity;
-    if (mem_grow(&s->merges, &capacity, n, sizeof *s->merges, "a piece of text")) return STATUS_MEMORY;
+    if (mem_grow(&s->merges, &capacity, n, sizeof *s->merges, "a piece of text"))
+        return STATUS_MEMORY;
     s->capacity = capacity;
     return STATUS_OK;
 }
@@ -247,10 +260,10 @@ static bool fall_back(const bpe *b, const char *p, size_t n, int32_t *ids) {
     return true;
 }
 
-/* The piece's symbols into s->ids. An unknown token is written when the next known one comes, not
- * before bytes that stand for a character: the library's order. */
-static status symbols(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes, bool guard,
-                      size_t *count) {
+/* The piece's symbols into s->ids. An unknown token is written when the next known one comes,
+ * not before bytes that stand for a character: the library's order. */
+static status symbols(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes,
+                      bool guard, size_t *count) {
     size_t n = 0;
     bool unknown = false;
     if (bytes > s->capacity) TRY(reserve_symbols(s, bytes));
@@ -264,8 +277,9 @@ static status symbols(const bpe *b, bpe_scratch *s, const char *piece, size_t by
         } else if (fall_back(b, piece + i, length, s->ids + n)) {
             n += length;
         } else if (b->unk_missing) {
-            return status_fail(STATUS_DATA, "the tokenizer knows no token for \"%.*s\", and its "
-                                            "unknown token is not in its vocabulary",
+            return status_fail(STATUS_DATA,
+                               "the tokenizer knows no token for \"%.*s\", and its "
+                               "unknown token is not in its vocabulary",
                                (int)length, piece + i);
         } else if (b->unk >= 0) {
             if (unknown && !b->fuse_unk) s->ids[n++] = b->unk;
@@ -282,7 +296,8 @@ static inline uint64_t find_merge(const bpe *b, int32_t left, int32_t right, boo
     return guard && value != MERGE_NONE && b->control[(uint32_t)value] ? MERGE_NONE : value;
 }
 
-/* Merges n symbols in place, always the first pair of the least rank; returns how many are left. */
+/* Merges n symbols in place, always the first pair of the least rank; returns how many are
+ * left. */
 static size_t merge_few(const bpe *b, int32_t *ids, uint64_t *merges, size_t n, bool guard) {
     for (size_t i = 0; i + 1 < n; i++) merges[i] = find_merge(b, ids[i], ids[i + 1], guard);
     while (n > 1) {
@@ -293,7 +308,8 @@ static size_t merge_few(const bpe *b, int32_t *ids, uint64_t *merges, size_t n, 
         ids[best] = (int32_t)(uint32_t)merges[best];
         n--;
         memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
-        if (best + 2 < n) memmove(merges + best + 1, merges + best + 2, (n - best - 2) * sizeof *merges);
+        if (best + 2 < n)
+            memmove(merges + best + 1, merges + best + 2, (n - best - 2) * sizeof *merges);
         if (best + 1 < n) merges[best] = find_merge(b, ids[best], ids[best + 1], guard);
         if (best) merges[best - 1] = find_merge(b, ids[best - 1], ids[best], guard);
     }
@@ -325,7 +341,8 @@ static uint64_t pop(uint64_t *heap, size_t *n) {
     return top;
 }
 
-/* Room for n symbols; each merge brings at most two new pairs, and n - 1 pairs are there first. */
+/* Room for n symbols; each merge brings at most two new pairs, and n - 1 pairs are there
+ * first. */
 static status reserve_lists(bpe_scratch *s, size_t n) {
     if (n <= s->list_capacity) return STATUS_OK;
     size_t heap = 0, previous = 0, next = 0;
@@ -349,8 +366,8 @@ static uint64_t heap_key(uint64_t merge, uint32_t position) {
     return (merge & ~(uint64_t)UINT32_MAX) | position;
 }
 
-/* Symbols as a linked list; s->merges[i] is the merge of symbol i with its next one. A heap entry
- * is stale when its rank is not that merge's any more. */
+/* Symbols as a linked list; s->merges[i] is the merge of symbol i with its next one. A heap
+ * entry is stale when its rank is not that merge's any more. */
 static size_t merge_many(const bpe *b, bpe_scratch *s, size_t n, bool guard) {
     size_t heap = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -376,7 +393,8 @@ static size_t merge_many(const bpe *b, bpe_scratch *s, size_t n, bool guard) {
         }
         if (before != NOWHERE) {
             s->merges[before] = find_merge(b, s->ids[before], s->ids[at], guard);
-            if (s->merges[before] != MERGE_NONE) push(s->heap, &heap, heap_key(s->merges[before], before));
+            if (s->merges[before] != MERGE_NONE)
+                push(s->heap, &heap, heap_key(s->merges[before], before));
         }
     }
     size_t kept = 0;
@@ -401,10 +419,11 @@ static status merge(const bpe *b, bpe_scratch *s, const char *piece, size_t byte
 }
 
 /* A piece, or a part that merges cannot leave. */
-static status encode_part(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes, bool guard,
-                          id_list *out) {
+static status encode_part(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes,
+                          bool guard, id_list *out) {
     int32_t id = guard ? -1 : vocabulary_find(b->pieces, piece, bytes);
-    uint8_t known = id >= 0 ? atomic_load_explicit(&b->whole[id], memory_order_relaxed) : PARTS;
+    uint8_t known =
+        id >= 0 ? atomic_load_explicit(&b->whole[id], memory_order_relaxed) : PARTS;
     if (known == WHOLE) return id_list_append(out, &id, 1);
     size_t count = 0;
     TRY(merge(b, s, piece, bytes, guard, &count));
@@ -429,7 +448,8 @@ status bpe_encode(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes,
                   id_list *out) {
     bool guard = plain && b->control_reachable;
     if (bytes >= UINT32_MAX / 4)
-        return status_fail(STATUS_DATA, "a text of %zu bytes without a break is too long", bytes);
+        return status_fail(STATUS_DATA, "a text of %zu bytes without a break is too long",
+                           bytes);
     if (b->ignore_merges) {
         int32_t id = vocabulary_find(b->pieces, piece, bytes);
         if (id >= 0 && !(guard && b->control[id])) return id_list_append(out, &id, 1);

@@ -2,9 +2,10 @@
  *
  * Options as in tokenizer.json's "model": unk_token, fuse_unk, byte_fallback, ignore_merges;
  * dropout and prefixes or suffixes are refused. A piece of n symbols costs O(n log n): a few
- * symbols by scanning for the least rank, more with a heap. A piece that is a token and would be
- * merged to just that token is looked up (learned once per token), which is what happens to most
- * words. Shared by threads: nothing changes after bpe_seal but that knowledge, which is atomic. */
+ * symbols by scanning for the least rank, more with a heap. A piece that is a token and would
+ * be merged to just that token is looked up (learned once per token), which is what happens to
+ * most words. Shared by threads: nothing changes after bpe_seal but that knowledge, which is
+ * atomic. */
 #ifndef NIBBLE_DATA_BPE_H
 #define NIBBLE_DATA_BPE_H
 
@@ -29,16 +30,16 @@ typedef struct bpe_scratch {
 
 void bpe_scratch_free(bpe_scratch *s);
 
-/* From the value of "model". `bytes`: pieces are raw bytes, and the vocabulary is written in the
- * byte-level alphabet; otherwise both are characters. STATUS_MODEL. */
+/* From the value of "model". `bytes`: pieces are raw bytes, and the vocabulary is written in
+ * the byte-level alphabet; otherwise both are characters. STATUS_MODEL. */
 status bpe_open(bpe **out, const json_t *model, bool bytes);
 void bpe_close(bpe *b); /* NULL is fine */
 
 /* The model's own vocabulary, as written in the file. */
 const vocabulary *bpe_tokens(const bpe *b);
 
-/* Tells that a token controls the model and must never come out of plain text. All of them before
- * bpe_seal, which ends the preparation. */
+/* Tells that a token controls the model and must never come out of plain text. All of them
+ * before bpe_seal, which ends the preparation. */
 void bpe_mark_control(bpe *b, int32_t id);
 void bpe_seal(bpe *b);
 

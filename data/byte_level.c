@@ -3,7 +3,9 @@
 #include "data/byte_level.h"
 #include "data/unicode.h"
 
-static bool is_printable(unsigned b) { return (b >= '!' && b <= '~') || (b >= 0xA1 && b != 0xAD); }
+static bool is_printable(unsigned b) {
+    return (b >= '!' && b <= '~') || (b >= 0xA1 && b != 0xAD);
+}
 
 /* Bytes below `b` that are not printable, in closed form: 0-32, 127-160, 173. */
 static unsigned unprintable_below(unsigned b) {

@@ -11,8 +11,8 @@
 /* Appends the characters for bytes. */
 status byte_level_write(const char *text, size_t bytes, text_buffer *out);
 
-/* Appends the bytes for characters; *is is false, and nothing appended, when one of them is not of
- * the alphabet. The text is valid UTF-8. */
+/* Appends the bytes for characters; *is is false, and nothing appended, when one of them is
+ * not of the alphabet. The text is valid UTF-8. */
 status byte_level_read(const char *text, size_t bytes, text_buffer *out, bool *is);
 
 #endif

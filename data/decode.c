@@ -29,7 +29,8 @@ struct decoder {
 
 status text_list_add(text_list *list, const char *text, size_t bytes) {
     TRY(text_append(&list->text, text, bytes));
-    if (mem_grow(&list->ends, &list->capacity, list->count + 1, sizeof *list->ends, "decoding"))
+    if (mem_grow(&list->ends, &list->capacity, list->count + 1, sizeof *list->ends,
+                 "decoding"))
         return STATUS_MEMORY;
     list->ends[list->count++] = list->text.bytes;
     return STATUS_OK;
@@ -41,7 +42,9 @@ void text_list_free(text_list *list) {
 }
 
 /* Ends the token that has been written to list->text bit by bit. */
-static status end_token(text_list *list) { return text_list_add(list, "", 0); }
+static status end_token(text_list *list) {
+    return text_list_add(list, "", 0);
+}
 
 /* ---- reading ---- */
 
@@ -64,7 +67,8 @@ static status read_replace(step *s, const json_t *json) {
     bool literal = json_is_string(text);
     if (!literal) text = json_object_get(pattern, "Regex");
     if (!json_is_string(text) || !json_string_length(text))
-        return status_fail(STATUS_MODEL, "%s: Replace needs a String or a Regex that is not empty", where);
+        return status_fail(STATUS_MODEL,
+                           "%s: Replace needs a String or a Regex that is not empty", where);
     TRY(read_content(s, json_object_get(json, "content"), false));
     return regex_open(&s->pattern, json_string_value(text), json_string_length(text), literal);
 }
@@ -86,7 +90,8 @@ static status read_metaspace(step *s, const json_t *json) {
 }
 
 static status read_step(decoder *d, const json_t *json, int depth) {
-    static const char *const types[] = {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"};
+    static const char *const types[] = {"ByteLevel", "Replace", "ByteFallback",
+                                        "Fuse",      "Strip",   "Metaspace"};
     const char *type = "";
     TRY(json_get_text(json, "type", &type, where, STATUS_MODEL));
     if (depth > MAX_NESTING || d->count == MAX_STEPS)
@@ -95,13 +100,15 @@ static status read_step(decoder *d, const json_t *json, int depth) {
         const json_t *list = json_object_get(json, "decoders"), *item;
         size_t i;
         if (!json_is_array(list))
-            return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"decoders\"", where);
+            return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"decoders\"",
+                               where);
         json_array_foreach(list, i, item) TRY(read_step(d, item, depth + 1));
         return STATUS_OK;
     }
     int kind = 0;
     while (kind <= METASPACE && strcmp(type, types[kind])) kind++;
-    if (kind > METASPACE) return status_fail(STATUS_MODEL, "%s \"%.60s\" is not supported", where, type);
+    if (kind > METASPACE)
+        return status_fail(STATUS_MODEL, "%s \"%.60s\" is not supported", where, type);
     step *s = &d->steps[d->count++];
     s->kind = (enum kind)kind;
     if (s->kind == REPLACE) return read_replace(s, json);
@@ -156,14 +163,16 @@ static status byte_level(const text_list *in, text_list *out) {
     for (size_t i = 0, from = 0; i < in->count && s == STATUS_OK; from = in->ends[i++]) {
         bool is;
         s = byte_level_read(in->text.data + from, in->ends[i] - from, &bytes, &is);
-        if (s == STATUS_OK && !is) s = text_append(&bytes, in->text.data + from, in->ends[i] - from);
+        if (s == STATUS_OK && !is)
+            s = text_append(&bytes, in->text.data + from, in->ends[i] - from);
     }
     if (s == STATUS_OK) s = add_lossy(out, bytes.data, bytes.bytes);
     mem_free(bytes.data);
     return s;
 }
 
-static status replace(const step *s, regex_scratch *scratch, const char *token, size_t n, text_list *out) {
+static status replace(const step *s, regex_scratch *scratch, const char *token, size_t n,
+                      text_list *out) {
     regex_walk walk = {.text = token, .bytes = n};
     size_t from = 0;
     bool found = n > 0;
@@ -183,7 +192,8 @@ static int byte_token(const char *token, size_t n) {
     if (n != 6 || memcmp(token, "<0x", 3) || token[5] != '>') return -1;
     /* Rust's from_str_radix takes a plus sign before one digit */
     bool sign = token[3] == '+';
-    if ((!sign && !isxdigit((unsigned char)token[3])) || !isxdigit((unsigned char)token[4])) return -1;
+    if ((!sign && !isxdigit((unsigned char)token[3])) || !isxdigit((unsigned char)token[4]))
+        return -1;
     return (int)strtol((char[3]){sign ? '0' : token[3], token[4], 0}, NULL, 16);
 }
 
@@ -193,7 +203,8 @@ static status flush_bytes(text_buffer *bytes, text_list *out) {
     if (utf8_valid(bytes->data, bytes->bytes) == bytes->bytes)
         TRY(text_list_add(out, bytes->data, bytes->bytes));
     else
-        for (size_t i = 0; i < bytes->bytes; i++) TRY(text_list_add(out, replacement_character, 3));
+        for (size_t i = 0; i < bytes->bytes; i++)
+            TRY(text_list_add(out, replacement_character, 3));
     bytes->bytes = 0;
     return STATUS_OK;
 }
@@ -218,16 +229,20 @@ static status byte_fallback(const text_list *in, text_list *out) {
 }
 
 static status strip(const step *s, const char *token, size_t n, text_list *out) {
-    for (int64_t i = 0; i < s->start && n >= s->bytes && !memcmp(token, s->content, s->bytes); i++) {
+    for (int64_t i = 0; i < s->start && n >= s->bytes && !memcmp(token, s->content, s->bytes);
+         i++) {
         token += s->bytes;
         n -= s->bytes;
     }
-    for (int64_t i = 0; i < s->stop && n >= s->bytes && !memcmp(token + n - s->bytes, s->content, s->bytes); i++)
+    for (int64_t i = 0;
+         i < s->stop && n >= s->bytes && !memcmp(token + n - s->bytes, s->content, s->bytes);
+         i++)
         n -= s->bytes;
     return text_list_add(out, token, n);
 }
 
-static status metaspace(const step *s, const char *token, size_t n, bool first, text_list *out) {
+static status metaspace(const step *s, const char *token, size_t n, bool first,
+                        text_list *out) {
     for (size_t i = 0, length; i < n; i += length) {
         length = utf8_length((unsigned char)token[i]);
         bool meta = length == s->bytes && !memcmp(token + i, s->content, length);
@@ -239,7 +254,8 @@ static status metaspace(const step *s, const char *token, size_t n, bool first, 
     return end_token(out);
 }
 
-static status apply_step(const step *s, regex_scratch *matcher, const text_list *in, text_list *out) {
+static status apply_step(const step *s, regex_scratch *matcher, const text_list *in,
+                         text_list *out) {
     out->text.bytes = out->count = 0;
     if (s->kind == BYTE_LEVEL) return byte_level(in, out);
     if (s->kind == BYTE_FALLBACK) return byte_fallback(in, out);
@@ -264,7 +280,8 @@ static status join(const text_list *in, text_list *out) {
     return end_token(out);
 }
 
-status decoder_apply(const decoder *d, regex_scratch *matcher, text_list *tokens, text_list *scratch) {
+status decoder_apply(const decoder *d, regex_scratch *matcher, text_list *tokens,
+                     text_list *scratch) {
     for (int i = 0; i < (d ? d->count : 1); i++) {
         TRY(d ? apply_step(&d->steps[i], matcher, tokens, scratch) : join(tokens, scratch));
         text_list other = *tokens;

@@ -27,6 +27,7 @@ status text_list_add(text_list *list, const char *text, size_t bytes);
 void text_list_free(text_list *list);
 
 /* Turns the tokens into the text, which is then tokens->text. `scratch` is overwritten. */
-status decoder_apply(const decoder *d, regex_scratch *matcher, text_list *tokens, text_list *scratch);
+status decoder_apply(const decoder *d, regex_scratch *matcher, text_list *tokens,
+                     text_list *scratch);
 
 #endif

@@ -49,17 +49,20 @@ static status add(merge_table *m, const vocabulary *tokens, const halves *h, siz
     int32_t right = vocabulary_find(tokens, h->right, h->right_bytes);
     int32_t merged = vocabulary_find(tokens, product->data, product->bytes);
     if (left < 0 || right < 0 || merged < 0)
-        return status_fail(STATUS_MODEL, "%s[%zu]: \"%.40s\" + \"%.40s\" is not in the vocabulary", where,
+        return status_fail(STATUS_MODEL,
+                           "%s[%zu]: \"%.40s\" + \"%.40s\" is not in the vocabulary", where,
                            index, h->left, h->right);
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     /* the last of equal pairs counts, as in the library */
-    m->slots[slot_of(m, pair)] = (struct merge_slot){pair, (uint64_t)rank << 32 | (uint32_t)merged};
+    m->slots[slot_of(m, pair)] =
+        (struct merge_slot){pair, (uint64_t)rank << 32 | (uint32_t)merged};
     return STATUS_OK;
 }
 
 status merges_open(merge_table *m, const json_t *list, const vocabulary *tokens) {
     if (!json_is_array(list))
-        return status_fail(STATUS_MODEL, "%s must be a list, it is %s", where, json_type_name(list));
+        return status_fail(STATUS_MODEL, "%s must be a list, it is %s", where,
+                           json_type_name(list));
     size_t count = json_array_size(list), slots = 16;
     if (count >= UINT32_MAX / 4) return status_fail(STATUS_MODEL, "%s: too many", where);
     while (slots < 2 * count + 2) slots *= 2;
@@ -74,8 +77,10 @@ status merges_open(merge_table *m, const json_t *list, const vocabulary *tokens)
     for (size_t i = 0; i < count && s == STATUS_OK; i++) {
         const json_t *entry = json_array_get(list, i);
         halves h = {0};
-        if (strings && json_is_string(entry) && !strncmp(json_string_value(entry), "#version", 8)) continue;
-        s = !strings             ? read_pair(entry, i, &h)
+        if (strings && json_is_string(entry) &&
+            !strncmp(json_string_value(entry), "#version", 8))
+            continue;
+        s = !strings                ? read_pair(entry, i, &h)
             : json_is_string(entry) ? read_string(entry, i, &h)
                                     : bad(i, "a merge must be a string as the first one is");
         if (s == STATUS_OK) s = add(m, tokens, &h, i, rank++, &product);

@@ -1,4 +1,5 @@
-/* merges.h: the merge table: (left id, right id) to (rank, merged id), an open-addressing hash. */
+/* merges.h: the merge table: (left id, right id) to (rank, merged id), an open-addressing
+ * hash. */
 #ifndef NIBBLE_DATA_MERGES_H
 #define NIBBLE_DATA_MERGES_H
 
@@ -14,14 +15,14 @@ typedef struct merge_table {
     struct merge_slot {
         uint64_t pair;  /* left << 32 | right; MERGE_NONE: empty */
         uint64_t value; /* rank << 32 | merged id */
-    } *slots;
+    } * slots;
     size_t mask;
 } merge_table;
 
 #define MERGE_NONE UINT64_MAX
 
-/* Reads "merges", as "left right" or as [left, right]. STATUS_MODEL for a malformed merge or one
- * whose parts or product are no tokens. */
+/* Reads "merges", as "left right" or as [left, right]. STATUS_MODEL for a malformed merge or
+ * one whose parts or product are no tokens. */
 status merges_open(merge_table *m, const json_t *list, const vocabulary *tokens);
 void merges_close(merge_table *m);
 

@@ -44,9 +44,11 @@ static status read_replace(step *s, const json_t *json) {
     bool literal = json_is_string(text);
     if (!literal) text = json_object_get(pattern, "Regex");
     if (!json_is_string(text) || !json_string_length(text))
-        return status_fail(STATUS_MODEL, "%s: Replace needs a String or a Regex that is not empty", where);
+        return status_fail(STATUS_MODEL,
+                           "%s: Replace needs a String or a Regex that is not empty", where);
     const char *bytes = json_string_value(text);
-    if (literal && json_string_length(text) == 1 && (unsigned char)*bytes < 0x80) s->single = *bytes;
+    if (literal && json_string_length(text) == 1 && (unsigned char)*bytes < 0x80)
+        s->single = *bytes;
     return regex_open(&s->pattern, bytes, json_string_length(text), literal);
 }
 
@@ -61,7 +63,8 @@ static status read_sequence(normalizer *n, const json_t *json, int depth) {
     const json_t *list = json_object_get(json, "normalizers"), *item;
     size_t i;
     if (!json_is_array(list))
-        return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"normalizers\"", where);
+        return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"normalizers\"",
+                           where);
     json_array_foreach(list, i, item) TRY(read_step(n, item, depth + 1));
     return STATUS_OK;
 }
@@ -145,8 +148,8 @@ static status replace_single(const step *s, const char *text, size_t bytes, text
     return STATUS_OK;
 }
 
-static status replace(const step *s, normalizer_scratch *scratch, const char *text, size_t bytes,
-                      text_buffer *out, bool *moved) {
+static status replace(const step *s, normalizer_scratch *scratch, const char *text,
+                      size_t bytes, text_buffer *out, bool *moved) {
     if (s->single && s->content_bytes) return replace_single(s, text, bytes, out);
     regex_walk walk = {.text = text, .bytes = bytes};
     size_t from = 0;
@@ -157,7 +160,8 @@ static status replace(const step *s, normalizer_scratch *scratch, const char *te
         TRY(text_append(out, text + from, walk.start - from));
         TRY(text_append(out, s->content, s->content_bytes));
         from = walk.end;
-        /* a longer match at the start aligns with its last character, an erased one with none */
+        /* a longer match at the start aligns with its last character, an erased one with none
+         */
         if (!walk.start && walk.end &&
             (!s->content_bytes || walk.end > utf8_length((unsigned char)*text)))
             *moved = true;
@@ -165,7 +169,8 @@ static status replace(const step *s, normalizer_scratch *scratch, const char *te
     return text_append(out, text + from, bytes - from);
 }
 
-static status strip(const step *s, const char *text, size_t bytes, text_buffer *out, bool *moved) {
+static status strip(const step *s, const char *text, size_t bytes, text_buffer *out,
+                    bool *moved) {
     const char *start = text, *end = text + bytes;
     while (s->left && start < end && unicode_is_space(utf8_get(start)))
         start += utf8_length((unsigned char)*start);
@@ -179,7 +184,8 @@ static status strip(const step *s, const char *text, size_t bytes, text_buffer *
 }
 
 static status lowercase(const char *text, size_t bytes, text_buffer *out) {
-    TRY(text_reserve(out, 2 * bytes)); /* U+0130 grows from 2 to 3 bytes, nothing more than twice */
+    TRY(text_reserve(out,
+                     2 * bytes)); /* U+0130 grows from 2 to 3 bytes, nothing more than twice */
     for (size_t i = 0; i < bytes; i += utf8_length((unsigned char)text[i])) {
         uint32_t lower[2];
         int n = unicode_lower(utf8_get(text + i), lower);
@@ -188,27 +194,32 @@ static status lowercase(const char *text, size_t bytes, text_buffer *out) {
     return STATUS_OK;
 }
 
-static status apply_step(const step *s, normalizer_scratch *scratch, const char *text, size_t bytes,
-                         text_buffer *out, bool *moved) {
+static status apply_step(const step *s, normalizer_scratch *scratch, const char *text,
+                         size_t bytes, text_buffer *out, bool *moved) {
     switch (s->kind) {
-    case FORM: return normalize_unicode(scratch, text, bytes, s->form, out);
+    case FORM:
+        return normalize_unicode(scratch, text, bytes, s->form, out);
     case PREPEND:
         if (bytes) TRY(text_append(out, s->content, s->content_bytes));
         return text_append(out, text, bytes);
-    case REPLACE: return replace(s, scratch, text, bytes, out, moved);
-    case STRIP: return strip(s, text, bytes, out, moved);
-    case LOWERCASE: return lowercase(text, bytes, out);
+    case REPLACE:
+        return replace(s, scratch, text, bytes, out, moved);
+    case STRIP:
+        return strip(s, text, bytes, out, moved);
+    case LOWERCASE:
+        return lowercase(text, bytes, out);
     }
     return status_fail(STATUS_INTERNAL, "an unknown normalizer");
 }
 
-status normalizer_apply(const normalizer *n, normalizer_scratch *s, const char *text, size_t bytes,
-                        const char **out, size_t *out_bytes, bool *moved) {
+status normalizer_apply(const normalizer *n, normalizer_scratch *s, const char *text,
+                        size_t bytes, const char **out, size_t *out_bytes, bool *moved) {
     *out = text;
     *out_bytes = bytes;
     for (int i = 0; i < n->count; i++) {
         const step *one = &n->steps[i];
-        if (one->kind == FORM && normalize_unicode_stable(*out, *out_bytes, one->form) == *out_bytes)
+        if (one->kind == FORM &&
+            normalize_unicode_stable(*out, *out_bytes, one->form) == *out_bytes)
             continue;
         text_buffer *to = &s->text[*out == s->text[0].data];
         to->bytes = 0;

@@ -29,9 +29,9 @@ typedef struct normalizer_scratch {
 
 void normalizer_scratch_free(normalizer_scratch *s); /* all but `regex` */
 
-/* The normalized form of valid UTF-8, in the scratch or the input itself. *moved is set when the
- * first character is not the first of the input any more (Metaspace asks). */
-status normalizer_apply(const normalizer *n, normalizer_scratch *s, const char *text, size_t bytes,
-                        const char **out, size_t *out_bytes, bool *moved);
+/* The normalized form of valid UTF-8, in the scratch or the input itself. *moved is set when
+ * the first character is not the first of the input any more (Metaspace asks). */
+status normalizer_apply(const normalizer *n, normalizer_scratch *s, const char *text,
+                        size_t bytes, const char **out, size_t *out_bytes, bool *moved);
 
 #endif

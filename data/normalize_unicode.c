@@ -1,6 +1,7 @@
-/* normalize_unicode.c: see normalize_unicode.h. Text is handled in stretches: what a form leaves
- * alone is copied, the rest is decomposed, each run of marks sorted by combining class with a
- * counting sort (utf8proc's insertion sort is quadratic in a run's length) and recomposed. */
+/* normalize_unicode.c: see normalize_unicode.h. Text is handled in stretches: what a form
+ * leaves alone is copied, the rest is decomposed, each run of marks sorted by combining class
+ * with a counting sort (utf8proc's insertion sort is quadratic in a run's length) and
+ * recomposed. */
 #include "data/normalize_unicode.h"
 #include "data/unicode.h"
 
@@ -20,7 +21,9 @@ static bool is_plain(uint32_t code) {
     return code < UNICODE_TABLE && (plain[code >> 3] >> (code & 7) & 1);
 }
 
-static bool surrogate(int32_t code) { return code >= 0xD800 && code <= 0xDFFF; }
+static bool surrogate(int32_t code) {
+    return code >= 0xD800 && code <= 0xDFFF;
+}
 
 /* Whether composing its decomposition gives the character back. */
 static bool recomposes(int32_t code, int32_t *parts, utf8proc_ssize_t n) {
@@ -37,7 +40,8 @@ static void fill(void) {
         int32_t parts[32];
         int last = 0;
         if (surrogate(code)) continue;
-        utf8proc_ssize_t n = utf8proc_decompose_char(code, parts, 32, UTF8PROC_DECOMPOSE, &last);
+        utf8proc_ssize_t n =
+            utf8proc_decompose_char(code, parts, 32, UTF8PROC_DECOMPOSE, &last);
         if (n == 1 && parts[0] == code) continue;
         for (utf8proc_ssize_t i = 1; i < n; i++) set_plain(parts[i], false);
         if (!recomposes(code, parts, n)) set_plain(code, false);
@@ -111,8 +115,8 @@ static status flush(normalizer_scratch *s, int form, text_buffer *out) {
 
 static status decompose(normalizer_scratch *s, const char *text, size_t bytes, int form,
                         text_buffer *out) {
-    int options = UTF8PROC_DECOMPOSE | UTF8PROC_STABLE |
-                  (form & FORM_COMPATIBLE ? UTF8PROC_COMPAT : 0);
+    int options =
+        UTF8PROC_DECOMPOSE | UTF8PROC_STABLE | (form & FORM_COMPATIBLE ? UTF8PROC_COMPAT : 0);
     s->codes.count = 0;
     for (size_t i = 0, length; i < bytes; i += length) {
         length = utf8_length((unsigned char)text[i]);
@@ -142,7 +146,8 @@ status normalize_unicode(normalizer_scratch *s, const char *text, size_t bytes, 
         size_t stop = i;
         for (bool first = true; stop < bytes; first = false) {
             unsigned char c = (unsigned char)text[stop];
-            bool stays = c < 0x80 || (form == FORM_COMPOSED && is_plain(utf8_get(text + stop)));
+            bool stays =
+                c < 0x80 || (form == FORM_COMPOSED && is_plain(utf8_get(text + stop)));
             /* the stretch ends before a character that stays, but for its own first one */
             if (stays && !first) break;
             stop += utf8_length(c);

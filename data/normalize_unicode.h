@@ -1,5 +1,6 @@
-/* normalize_unicode.h: NFC, NFD, NFKC and NFKD as the `tokenizers` library computes them: through
- * utf8proc, but by the tables of Unicode 9, and linear in the text whatever it holds. */
+/* normalize_unicode.h: NFC, NFD, NFKC and NFKD as the `tokenizers` library computes them:
+ * through utf8proc, but by the tables of Unicode 9, and linear in the text whatever it holds.
+ */
 #ifndef NIBBLE_DATA_NORMALIZE_UNICODE_H
 #define NIBBLE_DATA_NORMALIZE_UNICODE_H
 

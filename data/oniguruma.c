@@ -1,22 +1,22 @@
-/* oniguruma.c: see oniguruma.h. One pass from left to right; `atom` remembers where in the output
- * the last thing that a quantifier could repeat begins, so that it can be wrapped in a group. */
+/* oniguruma.c: see oniguruma.h. One pass from left to right; `atom` remembers where in the
+ * output the last thing that a quantifier could repeat begins, so that it can be wrapped in a
+ * group. */
 #include "data/oniguruma.h"
+#include "data/character_set.h"
 #include "data/text_buffer.h"
 #include "data/unicode.h"
 
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <strings.h>
-#include <utf8proc.h>
 
-enum { MAX_DEPTH = 64, MAX_NEGATIVE = 8, NO_ATOM = -1 };
+enum { MAX_DEPTH = 64, NO_ATOM = -1 };
 
 typedef struct translator {
     const char *start, *at, *end;
     text_buffer out;
     long atom; /* offset in `out`, or NO_ATOM */
-    bool quantified, fixed, fold;
+    bool quantified, fold;
     uint32_t literal; /* the literal character just before, 0 if none: for foldings */
     int depth;
     struct {
@@ -26,140 +26,13 @@ typedef struct translator {
 } translator;
 
 static status refuse(const translator *t, const char *what) {
-    return status_fail(STATUS_MODEL, "pattern \"%.200s\": %s at byte %td is not supported", t->start,
-                       what, t->at - t->start);
+    return status_fail(STATUS_MODEL, "pattern \"%.200s\": %s at byte %td is not supported",
+                       t->start, what, t->at - t->start);
 }
 
-/* ---- sets of characters, as the inside of a PCRE2 class ---- */
-
-static status put_code(text_buffer *b, uint32_t code) {
-    char text[16];
-    if (code < 0x80 && isalnum((int)code))
-        snprintf(text, sizeof text, "%c", (int)code);
-    else
-        snprintf(text, sizeof text, "\\x{%X}", code);
-    return text_append_string(b, text);
-}
-
-static status put_range(text_buffer *b, uint32_t first, uint32_t last) {
-    TRY(put_code(b, first));
-    if (first == last) return STATUS_OK;
-    TRY(text_append(b, "-", 1));
-    return put_code(b, last);
-}
-
-/* The category, or all categories that begin with its one letter, as of Unicode 16. */
-static status put_category(text_buffer *b, const char *name) {
-    static const char names[][3] = {"Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd",
-                                    "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm",
-                                    "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co"};
-    TRY(text_append_string(b, "\\p{"));
-    TRY(text_append_string(b, name));
-    TRY(text_append(b, "}", 1));
-    for (size_t i = 0; i < unicode_newer_count; i++) {
-        const unicode_range *r = &unicode_newer[i];
-        if (!strncmp(names[r->category], name, strlen(name))) TRY(put_range(b, r->first, r->last));
-    }
-    return STATUS_OK;
-}
-
-/* \w. Outside a class Oniguruma counts some fractions and superscripts of Latin-1 as well. */
-static status put_word(text_buffer *b, bool in_class) {
-    if (!in_class) TRY(text_append_string(b, "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"));
-    TRY(put_category(b, "L"));
-    TRY(put_category(b, "M"));
-    TRY(put_category(b, "Nd"));
-    TRY(put_category(b, "Nl"));
-    TRY(put_category(b, "Pc"));
-    return text_append_string(b, "\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
-}
-
-/* A named set: of POSIX brackets and \p{Name}. */
-static status put_named(text_buffer *b, const char *name, bool in_class, bool *known) {
-    static const char space[] = "\\x{9}-\\x{D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}"
-                                "\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
-    static const char *const categories[] = {"L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M",  "Mn", "Mc", "Me",
-                                             "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps", "Pe", "Pi",
-                                             "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl",
-                                             "Zp", "Cc", "Co"};
-    static const char *const scripts[] = {"Hiragana", "Katakana", "Hangul", "Latin",  "Greek",
-                                          "Cyrillic", "Arabic",   "Hebrew", "Thai",   "Lao",
-                                          "Khmer",    "Myanmar",  "Bengali", "Devanagari"};
-    *known = true;
-    for (size_t i = 0; i < sizeof categories / sizeof *categories; i++)
-        if (!strcasecmp(name, categories[i])) return put_category(b, categories[i]);
-    if (!strcasecmp(name, "word")) return put_word(b, in_class);
-    if (!strcasecmp(name, "space")) return text_append_string(b, space);
-    if (!strcasecmp(name, "digit")) return put_category(b, "Nd");
-    if (!strcasecmp(name, "xdigit")) return text_append_string(b, "0-9A-Fa-f");
-    if (!strcasecmp(name, "cntrl")) return put_category(b, "Cc");
-    if (!strcasecmp(name, "punct")) {
-        TRY(put_category(b, "P"));
-        return put_category(b, "S");
-    }
-    if (!strcasecmp(name, "alpha") || !strcasecmp(name, "alnum")) {
-        TRY(text_append_string(b, "\\p{Alphabetic}"));
-        TRY(put_category(b, "L"));
-        return strcasecmp(name, "alnum") ? STATUS_OK : put_category(b, "Nd");
-    }
-    if (!strcasecmp(name, "Han"))
-        return text_append_string(b, "\\p{sc:Han}\\x{2EBF0}-\\x{2EE5D}\\x{31350}-\\x{323AF}");
-    for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++) {
-        if (strcasecmp(name, scripts[i])) continue;
-        TRY(text_append_string(b, "\\p{sc:"));
-        TRY(text_append_string(b, scripts[i]));
-        return text_append(b, "}", 1);
-    }
-    *known = false;
-    return STATUS_OK;
-}
-
-/* A class: the union of `positive` and of the complements of each `negative`. */
-typedef struct set {
-    text_buffer positive, negative[MAX_NEGATIVE];
-    int negatives;
-    bool inverted, in_class; /* in_class: in brackets */
-} set;
-
-static void set_free(set *s) {
-    mem_free(s->positive.data);
-    for (int i = 0; i < s->negatives; i++) mem_free(s->negative[i].data);
-}
-
-static status put_braced(text_buffer *b, const char *before, const text_buffer *body,
-                         const char *after) {
-    TRY(text_append_string(b, before));
-    TRY(text_append(b, body->data, body->bytes));
-    return text_append_string(b, after);
-}
-
-/* Writes a set as something that matches one character. */
-static status put_set(text_buffer *b, const set *s) {
-    if (!s->negatives) {
-        if (!s->positive.bytes) return text_append_string(b, s->inverted ? "(?s:.)" : "(?!)");
-        return put_braced(b, s->inverted ? "[^" : "[", &s->positive, "]");
-    }
-    TRY(text_append_string(b, "(?:"));
-    if (s->inverted) {
-        if (s->positive.bytes) TRY(put_braced(b, "(?![", &s->positive, "])"));
-        for (int i = 0; i < s->negatives; i++) TRY(put_braced(b, "(?=[", &s->negative[i], "])"));
-        return text_append_string(b, "(?s:.))");
-    }
-    for (int i = 0; i < s->negatives; i++)
-        TRY(put_braced(b, i ? "|[^" : "[^", &s->negative[i], "]"));
-    if (s->positive.bytes) TRY(put_braced(b, "|[", &s->positive, "]"));
-    return text_append(b, ")", 1);
-}
-
-static status add_named(translator *t, set *s, const char *name, bool negated) {
-    text_buffer *b = &s->positive;
-    if (negated) {
-        if (s->negatives == MAX_NEGATIVE) return refuse(t, "a class of so many parts");
-        b = &s->negative[s->negatives++];
-        *b = (text_buffer){0};
-    }
+static status add_named(translator *t, character_set *s, const char *name, bool negated) {
     bool known;
-    TRY(put_named(b, name, s->in_class, &known));
+    TRY(character_set_add_named(s, name, negated, &known));
     return known ? STATUS_OK : refuse(t, "this property");
 }
 
@@ -174,10 +47,12 @@ static uint32_t take_code(translator *t) {
 static status take_hex(translator *t, int most, uint32_t *code) {
     int digits = 0;
     *code = 0;
-    for (; digits < most && t->at < t->end && isxdigit((unsigned char)*t->at); digits++, t->at++)
+    for (; digits < most && t->at < t->end && isxdigit((unsigned char)*t->at);
+         digits++, t->at++)
         *code = *code * 16 + (uint32_t)strtoul((char[2]){*t->at, 0}, NULL, 16);
-    return digits && *code < 0x110000 && (*code < 0xD800 || *code > 0xDFFF) ? STATUS_OK
-                                                                            : refuse(t, "this number");
+    return digits && *code < 0x110000 && (*code < 0xD800 || *code > 0xDFFF)
+               ? STATUS_OK
+               : refuse(t, "this number");
 }
 
 static status take_braced_hex(translator *t, uint32_t *code) {
@@ -214,7 +89,7 @@ static status take_character_escape(translator *t, uint32_t *code, bool *is) {
 }
 
 /* After the backslash: w s d h and their capitals, p{..} and P{..}, into the set. */
-static status take_set_escape(translator *t, set *s, bool *is) {
+static status take_set_escape(translator *t, character_set *s, bool *is) {
     *is = true;
     static const char letters[] = "wsdh";
     static const char *const names[] = {"word", "space", "digit", "xdigit"};
@@ -247,9 +122,9 @@ static status take_set_escape(translator *t, set *s, bool *is) {
 
 /* ---- classes ---- */
 
-static status take_class(translator *t, set *s, int depth);
+static status take_class(translator *t, character_set *s, int depth);
 
-static status take_posix(translator *t, set *s) {
+static status take_posix(translator *t, character_set *s) {
     const char *name = t->at + 2;
     bool negated = name < t->end && *name == '^';
     if (negated) name++;
@@ -263,27 +138,20 @@ static status take_posix(translator *t, set *s) {
     return STATUS_OK;
 }
 
-static status take_nested(translator *t, set *s, int depth) {
+static status take_nested(translator *t, character_set *s, int depth) {
     if (depth == MAX_DEPTH) return refuse(t, "so deep a class");
-    set inner = {.in_class = true};
+    character_set inner = {.in_class = true};
+    bool can = true;
     t->at++;
     status code = take_class(t, &inner, depth + 1);
-    if (code == STATUS_OK) {
-        if (inner.negatives || (inner.inverted && s->negatives == MAX_NEGATIVE)) {
-            code = refuse(t, "a nested class with complements");
-        } else if (inner.inverted) {
-            s->negative[s->negatives++] = inner.positive;
-            inner.positive = (text_buffer){0};
-        } else {
-            code = text_append(&s->positive, inner.positive.data, inner.positive.bytes);
-        }
-    }
-    set_free(&inner);
+    if (code == STATUS_OK) code = character_set_add_set(s, &inner, &can);
+    if (!can) code = refuse(t, "a nested class with complements");
+    character_set_free(&inner);
     return code;
 }
 
 /* One character or escape inside a class; *single says that it was one character. */
-static status take_member(translator *t, set *s, uint32_t *code, bool *single) {
+static status take_member(translator *t, character_set *s, uint32_t *code, bool *single) {
     *single = true;
     if (*t->at != '\\') {
         *code = take_code(t);
@@ -303,7 +171,7 @@ static status take_member(translator *t, set *s, uint32_t *code, bool *single) {
 }
 
 /* After the '[': up to and with the ']'. */
-static status take_class(translator *t, set *s, int depth) {
+static status take_class(translator *t, character_set *s, int depth) {
     if (t->at < t->end && *t->at == '^') {
         s->inverted = true;
         t->at++;
@@ -314,7 +182,8 @@ static status take_class(translator *t, set *s, int depth) {
             return STATUS_OK;
         }
         size_t left = (size_t)(t->end - t->at);
-        if (left > 1 && t->at[0] == '&' && t->at[1] == '&') return refuse(t, "a class intersection");
+        if (left > 1 && t->at[0] == '&' && t->at[1] == '&')
+            return refuse(t, "a class intersection");
         if (left > 1 && t->at[0] == '[' && t->at[1] == ':') {
             TRY(take_posix(t, s));
             continue;
@@ -335,17 +204,17 @@ static status take_class(translator *t, set *s, int depth) {
             TRY(take_member(t, s, &high, &single));
             if (!single || high < low) return refuse(t, "this range");
         }
-        TRY(put_range(&s->positive, low, high));
+        TRY(character_set_add_range(s, low, high));
     }
     return refuse(t, "an open class");
 }
 
-static status emit_set(translator *t, set *s, status read) {
+static status emit_set(translator *t, character_set *s, status read) {
     if (read == STATUS_OK) {
         t->atom = (long)t->out.bytes;
-        read = put_set(&t->out, s);
+        read = character_set_write(&t->out, s);
     }
-    set_free(s);
+    character_set_free(s);
     return read;
 }
 
@@ -359,7 +228,7 @@ static status emit_literal(translator *t, uint32_t code) {
                 (uint32_t)tolower((int)code) == (uint32_t)ligatures[i][1])
                 return refuse(t, "case-insensitive text that equals a ligature");
     t->atom = (long)t->out.bytes;
-    TRY(put_code(&t->out, code));
+    TRY(character_write(&t->out, code));
     t->literal = code < 0x80 ? code : 0;
     return STATUS_OK;
 }
@@ -370,16 +239,17 @@ static status emit_text(translator *t, const char *text, bool atom) {
 }
 
 static status emit_boundary(translator *t, bool inside) {
-    text_buffer word = {0};
-    status s = put_word(&word, false);
-    static const char *const at[] = {"(?:(?<=[", "])(?![", "])|(?<![", "])(?=[", "]))"};
-    static const char *const not_at[] = {"(?:(?<=[", "])(?=[", "])|(?<![", "])(?![", "]))"};
+    static const char *const at[] = {"(?:(?<=", ")(?!", ")|(?<!", ")(?=", "))"};
+    static const char *const not_at[] = {"(?:(?<=", ")(?=", ")|(?<!", ")(?!", "))"};
+    character_set word = {0};
+    bool known;
+    status s = character_set_add_named(&word, "word", false, &known);
     t->atom = (long)t->out.bytes;
     for (int i = 0; i < 5 && s == STATUS_OK; i++) {
         s = text_append_string(&t->out, (inside ? not_at : at)[i]);
-        if (s == STATUS_OK && i < 4) s = text_append(&t->out, word.data, word.bytes);
+        if (s == STATUS_OK && i < 4) s = character_set_write(&t->out, &word);
     }
-    mem_free(word.data);
+    character_set_free(&word);
     return s;
 }
 
@@ -390,19 +260,26 @@ static status take_escape(translator *t) {
     TRY(take_character_escape(t, &code, &is));
     if (is) return emit_literal(t, code);
     t->literal = 0;
-    set s = {0};
+    character_set s = {0};
     status read = take_set_escape(t, &s, &is);
     if (is) return emit_set(t, &s, read);
-    set_free(&s);
+    character_set_free(&s);
     char c = *t->at++;
     switch (c) {
-    case 'b': return emit_boundary(t, false);
-    case 'B': return emit_boundary(t, true);
-    case 'A': return emit_text(t, "\\A", true);
-    case 'z': return emit_text(t, "\\z", true);
-    case 'Z': return emit_text(t, "\\Z", true);
-    case 'G': return emit_text(t, "\\G", true);
-    case 'R': return emit_text(t, "(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])", true);
+    case 'b':
+        return emit_boundary(t, false);
+    case 'B':
+        return emit_boundary(t, true);
+    case 'A':
+        return emit_text(t, "\\A", true);
+    case 'z':
+        return emit_text(t, "\\z", true);
+    case 'Z':
+        return emit_text(t, "\\Z", true);
+    case 'G':
+        return emit_text(t, "\\G", true);
+    case 'R':
+        return emit_text(t, "(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])", true);
     default:
         if (c >= '1' && c <= '9' && (t->at == t->end || !isdigit((unsigned char)*t->at)))
             return emit_text(t, (char[4]){'\\', c, 0}, true);
@@ -434,7 +311,8 @@ static status before_quantifier(translator *t) {
 static status take_quantifier(translator *t) {
     TRY(before_quantifier(t));
     TRY(text_append(&t->out, t->at++, 1));
-    if (t->at < t->end && (*t->at == '?' || *t->at == '+')) TRY(text_append(&t->out, t->at++, 1));
+    if (t->at < t->end && (*t->at == '?' || *t->at == '+'))
+        TRY(text_append(&t->out, t->at++, 1));
     return STATUS_OK;
 }
 
@@ -542,7 +420,7 @@ static status take_one(translator *t, size_t *fresh) {
     }
     if (c == ')') return take_close(t);
     if (c == '[') {
-        set s = {.in_class = true};
+        character_set s = {.in_class = true};
         t->at++;
         t->literal = 0;
         return emit_set(t, &s, take_class(t, &s, 0));

@@ -1,10 +1,12 @@
-/* oniguruma.h: Oniguruma's pattern syntax (Ruby's), in which tokenizer.json writes its patterns,
- * translated to PCRE2's with the same meaning.
+/* oniguruma.h: Oniguruma's pattern syntax (Ruby's), in which tokenizer.json writes its
+ * patterns, translated to PCRE2's with the same meaning.
  *
- * Handled: everything that published Split patterns use: classes (nested ones too), properties,
- * shorthands with Oniguruma's Unicode meaning, groups, look-around, atomic groups, intervals,
+ * Handled: everything that published Split patterns use: classes (nested ones too),
+ * properties, shorthands with Oniguruma's Unicode meaning, groups, look-around, atomic groups,
+ * intervals,
  * (?i). Refused by name: class intersections, (?x), inline options in the middle of a group,
- * subexpression calls, absent operators, and case-insensitive text that folds with ligatures. */
+ * subexpression calls, absent operators, and case-insensitive text that folds with ligatures.
+ */
 #ifndef NIBBLE_DATA_ONIGURUMA_H
 #define NIBBLE_DATA_ONIGURUMA_H
 

@@ -11,7 +11,8 @@ static const char where[] = "post_processor";
 
 static status add_id(id_list *list, const json_t *value) {
     int64_t id = json_is_integer(value) ? json_integer_value(value) : -1;
-    if (id < 0 || id >= VOCABULARY_IDS) return status_fail(STATUS_MODEL, "%s: an id is unusable", where);
+    if (id < 0 || id >= VOCABULARY_IDS)
+        return status_fail(STATUS_MODEL, "%s: an id is unusable", where);
     int32_t small = (int32_t)id;
     return id_list_append(list, &small, 1);
 }
@@ -23,7 +24,8 @@ static status add_special(id_list *list, const json_t *specials, const json_t *p
     const json_t *ids = json_object_get(json_object_get(specials, name), "ids"), *id;
     size_t i;
     if (!json_is_array(ids))
-        return status_fail(STATUS_MODEL, "%s: the template's token \"%.80s\" has no ids", where, name);
+        return status_fail(STATUS_MODEL, "%s: the template's token \"%.80s\" has no ids",
+                           where, name);
     json_array_foreach(ids, i, id) TRY(add_id(list, id));
     return STATUS_OK;
 }
@@ -39,15 +41,18 @@ static status read_template(postprocessor *p, const json_t *json) {
         const json_t *sequence = json_object_get(piece, "Sequence");
         const char *name = "";
         if (special) {
-            TRY(add_special(seen ? &p->after : &p->before, json_object_get(json, "special_tokens"), special));
+            TRY(add_special(seen ? &p->after : &p->before,
+                            json_object_get(json, "special_tokens"), special));
             continue;
         }
         TRY(json_get_text(sequence, "id", &name, where, STATUS_MODEL));
         if (seen || strcmp(name, "A"))
-            return status_fail(STATUS_MODEL, "%s: a template must hold the text A once", where);
+            return status_fail(STATUS_MODEL, "%s: a template must hold the text A once",
+                               where);
         seen = true;
     }
-    return seen ? STATUS_OK : status_fail(STATUS_MODEL, "%s: a template must hold the text A once", where);
+    return seen ? STATUS_OK
+                : status_fail(STATUS_MODEL, "%s: a template must hold the text A once", where);
 }
 
 /* "cls" before and "sep" behind, each [text, id]. */
@@ -65,14 +70,18 @@ static status read_any(postprocessor *p, const json_t *json, int depth, bool *ad
         const json_t *list = json_object_get(json, "processors"), *item;
         size_t i;
         if (!json_is_array(list))
-            return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"processors\"", where);
+            return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"processors\"",
+                               where);
         json_array_foreach(list, i, item) TRY(read_any(p, item, depth + 1, adds));
         return STATUS_OK;
     }
-    if (*adds) return status_fail(STATUS_MODEL, "%s: more than one that adds tokens is not supported", where);
+    if (*adds)
+        return status_fail(STATUS_MODEL, "%s: more than one that adds tokens is not supported",
+                           where);
     *adds = true;
     if (!strcmp(type, "TemplateProcessing")) return read_template(p, json);
-    if (!strcmp(type, "BertProcessing") || !strcmp(type, "RobertaProcessing")) return read_bert(p, json);
+    if (!strcmp(type, "BertProcessing") || !strcmp(type, "RobertaProcessing"))
+        return read_bert(p, json);
     return status_fail(STATUS_MODEL, "%s \"%.60s\" is not supported", where, type);
 }
 

@@ -1,5 +1,6 @@
 /* postprocess.h: what stands before and behind a text when special tokens are asked for:
- * TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel (which adds none), Sequence. */
+ * TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel (which adds none),
+ * Sequence. */
 #ifndef NIBBLE_DATA_POSTPROCESS_H
 #define NIBBLE_DATA_POSTPROCESS_H
 

@@ -8,7 +8,16 @@
 
 enum { MAX_NESTING = 8 };
 
-enum kind { SPLIT, SCAN, BYTE_LEVEL, METASPACE, DIGITS, WHITESPACE, WHITESPACE_SPLIT, PUNCTUATION };
+enum kind {
+    SPLIT,
+    SCAN,
+    BYTE_LEVEL,
+    METASPACE,
+    DIGITS,
+    WHITESPACE,
+    WHITESPACE_SPLIT,
+    PUNCTUATION
+};
 enum behaviour { REMOVED, ISOLATED, CONTIGUOUS, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT };
 enum scheme { ALWAYS, FIRST, NEVER };
 
@@ -17,12 +26,12 @@ typedef struct step {
     enum behaviour behaviour;
     regex *pattern; /* SPLIT */
     bool invert;
-    scanner scan;              /* SCAN */
-    bool add_prefix_space;     /* BYTE_LEVEL */
-    bool raw;                  /* BYTE_LEVEL: leaves the bytes as they are */
-    enum scheme scheme;        /* METASPACE */
-    bool split;                /* METASPACE */
-    char replacement[8];       /* METASPACE, a character */
+    scanner scan;          /* SCAN */
+    bool add_prefix_space; /* BYTE_LEVEL */
+    bool raw;              /* BYTE_LEVEL: leaves the bytes as they are */
+    enum scheme scheme;    /* METASPACE */
+    bool split;            /* METASPACE */
+    char replacement[8];   /* METASPACE, a character */
     size_t replacement_bytes;
 } step;
 
@@ -36,8 +45,8 @@ static const char where[] = "pre_tokenizer";
 /* ---- reading ---- */
 
 static status read_behaviour(const json_t *json, enum behaviour *out) {
-    static const char *const names[] = {"Removed", "Isolated", "Contiguous", "MergedWithPrevious",
-                                        "MergedWithNext"};
+    static const char *const names[] = {"Removed", "Isolated", "Contiguous",
+                                        "MergedWithPrevious", "MergedWithNext"};
     const char *name = NULL;
     TRY(json_get_text(json, "behavior", &name, where, STATUS_MODEL));
     for (int i = 0; name && i < 5; i++)
@@ -45,7 +54,8 @@ static status read_behaviour(const json_t *json, enum behaviour *out) {
             *out = (enum behaviour)i;
             return STATUS_OK;
         }
-    return name ? status_fail(STATUS_MODEL, "%s: behavior \"%.60s\" is not supported", where, name)
+    return name ? status_fail(STATUS_MODEL, "%s: behavior \"%.60s\" is not supported", where,
+                              name)
                 : STATUS_OK;
 }
 
@@ -81,7 +91,8 @@ static step *add_step(pretokenizer *p, enum kind kind) {
     return &p->steps[p->count++];
 }
 
-/* Two steps: the cut by GPT-2's pattern, after the space before the first word, then the alphabet. */
+/* Two steps: the cut by GPT-2's pattern, after the space before the first word, then the
+ * alphabet. */
 static status read_byte_level(pretokenizer *p, const json_t *json, bool scanners) {
     bool prefix = true, use_regex = true;
     TRY(json_get_bool(json, "add_prefix_space", &prefix, where, STATUS_MODEL));
@@ -93,7 +104,8 @@ static status read_byte_level(pretokenizer *p, const json_t *json, bool scanners
         s->behaviour = ISOLATED;
         s->scan = scanner_gpt2;
         if (!scanners)
-            TRY(regex_open(&s->pattern, scanner_gpt2_pattern, strlen(scanner_gpt2_pattern), false));
+            TRY(regex_open(&s->pattern, scanner_gpt2_pattern, strlen(scanner_gpt2_pattern),
+                           false));
     }
     step *s = add_step(p, BYTE_LEVEL);
     if (!s) return STATUS_MODEL;
@@ -110,15 +122,19 @@ static status read_metaspace(step *s, const json_t *json) {
     TRY(json_get_bool(json, "split", &s->split, where, STATUS_MODEL));
     TRY(json_get_bool(json, "add_prefix_space", &prefix, where, STATUS_MODEL));
     s->replacement_bytes = strlen(replacement);
-    if (!s->replacement_bytes || utf8_length((unsigned char)*replacement) != s->replacement_bytes)
-        return status_fail(STATUS_MODEL, "%s: Metaspace's replacement must be one character", where);
+    if (!s->replacement_bytes ||
+        utf8_length((unsigned char)*replacement) != s->replacement_bytes)
+        return status_fail(STATUS_MODEL, "%s: Metaspace's replacement must be one character",
+                           where);
     memcpy(s->replacement, replacement, s->replacement_bytes);
     s->scheme = !strcmp(scheme, "first") ? FIRST : !strcmp(scheme, "never") ? NEVER : ALWAYS;
     if (s->scheme == ALWAYS && strcmp(scheme, "always"))
-        return status_fail(STATUS_MODEL, "%s: prepend_scheme \"%.60s\" is not supported", where, scheme);
+        return status_fail(STATUS_MODEL, "%s: prepend_scheme \"%.60s\" is not supported",
+                           where, scheme);
     if (!prefix && s->scheme != NEVER) { /* the older way of writing it */
         if (json_object_get(json, "prepend_scheme"))
-            return status_fail(STATUS_MODEL, "%s: add_prefix_space contradicts prepend_scheme", where);
+            return status_fail(STATUS_MODEL, "%s: add_prefix_space contradicts prepend_scheme",
+                               where);
         s->scheme = NEVER;
     }
     return STATUS_OK;
@@ -137,7 +153,8 @@ static status read_sequence(pretokenizer *p, const json_t *json, bool scanners, 
     const json_t *list = json_object_get(json, "pretokenizers"), *item;
     size_t i;
     if (!json_is_array(list))
-        return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"pretokenizers\"", where);
+        return status_fail(STATUS_MODEL, "%s: a Sequence needs a list of \"pretokenizers\"",
+                           where);
     json_array_foreach(list, i, item) TRY(read_step(p, item, scanners, depth + 1));
     return STATUS_OK;
 }
@@ -146,9 +163,12 @@ static status read_step(pretokenizer *p, const json_t *json, bool scanners, int 
     static const struct {
         const char *type;
         enum kind kind;
-    } kinds[] = {{"Split", SPLIT},           {"Metaspace", METASPACE},
-                 {"Digits", DIGITS},         {"Whitespace", WHITESPACE},
-                 {"Punctuation", PUNCTUATION}, {"WhitespaceSplit", WHITESPACE_SPLIT}};
+    } kinds[] = {{"Split", SPLIT},
+                 {"Metaspace", METASPACE},
+                 {"Digits", DIGITS},
+                 {"Whitespace", WHITESPACE},
+                 {"Punctuation", PUNCTUATION},
+                 {"WhitespaceSplit", WHITESPACE_SPLIT}};
     const char *type = "";
     TRY(json_get_text(json, "type", &type, where, STATUS_MODEL));
     if (depth > MAX_NESTING) return status_fail(STATUS_MODEL, "%s: nested too deep", where);
@@ -177,7 +197,8 @@ status pretokenizer_open(pretokenizer **out, const json_t *json, bool scanners) 
         pretokenizer_close(p);
         return s;
     }
-    if (p->count && p->steps[p->count - 1].kind == BYTE_LEVEL) p->steps[p->count - 1].raw = true;
+    if (p->count && p->steps[p->count - 1].kind == BYTE_LEVEL)
+        p->steps[p->count - 1].raw = true;
     *out = p;
     return STATUS_OK;
 }
@@ -196,7 +217,9 @@ void pretokenizer_forbid_bytes(pretokenizer *p) {
     if (p->count) p->steps[p->count - 1].raw = false;
 }
 
-bool pretokenizer_is_empty(const pretokenizer *p) { return !p->count; }
+bool pretokenizer_is_empty(const pretokenizer *p) {
+    return !p->count;
+}
 
 void pretokenizer_scratch_free(pretokenizer_scratch *s) {
     for (int i = 0; i < PRETOKENIZER_STEPS; i++) {
@@ -222,8 +245,8 @@ static status pass_on(const run *r, int index, const char *text, size_t bytes, b
     return run_step(r, index + 1, text, bytes, at_start);
 }
 
-/* Stretches, alternately matched or not, become pieces by the step's behaviour; the last one is
- * held back as long as it may still grow. */
+/* Stretches, alternately matched or not, become pieces by the step's behaviour; the last one
+ * is held back as long as it may still grow. */
 typedef struct cutter {
     const run *r;
     int index;
@@ -237,17 +260,22 @@ typedef struct cutter {
 static status release(cutter *c) {
     if (!c->held) return STATUS_OK;
     c->held = false;
-    return pass_on(c->r, c->index, c->text + c->start, c->end - c->start, c->at_start && !c->start);
+    return pass_on(c->r, c->index, c->text + c->start, c->end - c->start,
+                   c->at_start && !c->start);
 }
 
 /* Whether the new stretch joins the one held back. */
 static bool joins(const cutter *c, bool match) {
     if (!c->held) return false;
     switch (c->behaviour) {
-    case CONTIGUOUS: return match == c->held_match;
-    case MERGED_WITH_PREVIOUS: return match && !c->held_match;
-    case MERGED_WITH_NEXT: return !match && c->held_match;
-    default: return false;
+    case CONTIGUOUS:
+        return match == c->held_match;
+    case MERGED_WITH_PREVIOUS:
+        return match && !c->held_match;
+    case MERGED_WITH_NEXT:
+        return !match && c->held_match;
+    default:
+        return false;
     }
 }
 
@@ -311,7 +339,8 @@ static status split_words(cutter *c, size_t bytes) {
     return release(c);
 }
 
-static status metaspace(const run *r, int index, const char *text, size_t bytes, bool at_start) {
+static status metaspace(const run *r, int index, const char *text, size_t bytes,
+                        bool at_start) {
     const step *s = &r->p->steps[index];
     size_t n = s->replacement_bytes;
     bool has = *text == ' ' || (bytes >= n && !memcmp(text, s->replacement, n));
@@ -329,7 +358,11 @@ static status metaspace(const run *r, int index, const char *text, size_t bytes,
         }
     }
     if (!s->split) return pass_on(r, index, b->data, b->bytes, at_start);
-    cutter c = {.r = r, .index = index, .behaviour = MERGED_WITH_NEXT, .text = b->data, .at_start = at_start};
+    cutter c = {.r = r,
+                .index = index,
+                .behaviour = MERGED_WITH_NEXT,
+                .text = b->data,
+                .at_start = at_start};
     size_t from = 0;
     for (size_t i = 0; i + n <= b->bytes; i += utf8_length((unsigned char)b->data[i])) {
         if (memcmp(b->data + i, s->replacement, n)) continue;
@@ -341,7 +374,8 @@ static status metaspace(const run *r, int index, const char *text, size_t bytes,
     return release(&c);
 }
 
-static status byte_level(const run *r, int index, const char *text, size_t bytes, bool at_start) {
+static status byte_level(const run *r, int index, const char *text, size_t bytes,
+                         bool at_start) {
     if (r->p->steps[index].raw) return pass_on(r, index, text, bytes, at_start);
     text_buffer *b = &r->scratch->text[index];
     b->bytes = 0;
@@ -358,7 +392,8 @@ static status scan(const run *r, int index, const char *text, size_t bytes, bool
     return STATUS_OK;
 }
 
-static status run_step(const run *r, int index, const char *text, size_t bytes, bool at_start) {
+static status run_step(const run *r, int index, const char *text, size_t bytes,
+                       bool at_start) {
     const step *s = &r->p->steps[index];
     if (s->add_prefix_space && *text != ' ') {
         text_buffer *b = &r->scratch->prefixed[index];
@@ -368,22 +403,31 @@ static status run_step(const run *r, int index, const char *text, size_t bytes, 
         text = b->data;
         bytes = b->bytes;
     }
-    cutter c = {.r = r, .index = index, .behaviour = s->behaviour, .text = text, .at_start = at_start};
+    cutter c = {
+        .r = r, .index = index, .behaviour = s->behaviour, .text = text, .at_start = at_start};
     switch (s->kind) {
-    case SPLIT: return split_pattern(&c, s, bytes);
-    case SCAN: return scan(r, index, text, bytes, at_start);
-    case BYTE_LEVEL: return byte_level(r, index, text, bytes, at_start);
-    case METASPACE: return metaspace(r, index, text, bytes, at_start);
-    case DIGITS: return split_characters(&c, unicode_is_numeric, bytes);
-    case WHITESPACE: return split_words(&c, bytes);
-    case WHITESPACE_SPLIT: return split_characters(&c, unicode_is_space, bytes);
-    case PUNCTUATION: return split_characters(&c, unicode_is_punctuation, bytes);
+    case SPLIT:
+        return split_pattern(&c, s, bytes);
+    case SCAN:
+        return scan(r, index, text, bytes, at_start);
+    case BYTE_LEVEL:
+        return byte_level(r, index, text, bytes, at_start);
+    case METASPACE:
+        return metaspace(r, index, text, bytes, at_start);
+    case DIGITS:
+        return split_characters(&c, unicode_is_numeric, bytes);
+    case WHITESPACE:
+        return split_words(&c, bytes);
+    case WHITESPACE_SPLIT:
+        return split_characters(&c, unicode_is_space, bytes);
+    case PUNCTUATION:
+        return split_characters(&c, unicode_is_punctuation, bytes);
     }
     return status_fail(STATUS_INTERNAL, "an unknown pre-tokenizer");
 }
 
-status pretokenize(const pretokenizer *p, pretokenizer_scratch *s, const char *text, size_t bytes,
-                   bool at_start, piece_sink sink, void *context) {
+status pretokenize(const pretokenizer *p, pretokenizer_scratch *s, const char *text,
+                   size_t bytes, bool at_start, piece_sink sink, void *context) {
     run r = {p, s, sink, context};
     if (!bytes) return STATUS_OK;
     return p->count ? run_step(&r, 0, text, bytes, at_start) : sink(context, text, bytes);

@@ -1,8 +1,9 @@
-/* pretokenize.h: the pre-tokenizers of tokenizer.json: Sequence, Split (all behaviours), ByteLevel,
- * Metaspace, Digits, Whitespace, WhitespaceSplit, Punctuation. Others are refused by name.
+/* pretokenize.h: the pre-tokenizers of tokenizer.json: Sequence, Split (all behaviours),
+ * ByteLevel, Metaspace, Digits, Whitespace, WhitespaceSplit, Punctuation. Others are refused
+ * by name.
  *
- * Pieces are handed to a function one after another: nothing grows with the text but the buffers
- * of steps that change it. Immutable. */
+ * Pieces are handed to a function one after another: nothing grows with the text but the
+ * buffers of steps that change it. Immutable. */
 #ifndef NIBBLE_DATA_PRETOKENIZE_H
 #define NIBBLE_DATA_PRETOKENIZE_H
 
@@ -21,8 +22,8 @@ typedef struct pretokenizer pretokenizer;
 status pretokenizer_open(pretokenizer **out, const json_t *json, bool scanners);
 void pretokenizer_close(pretokenizer *p); /* NULL is fine */
 
-/* ByteLevel as the last step does not rewrite the text: the pieces are raw bytes, and the model's
- * vocabulary is read as bytes. Whether that is so; forbid it before the first use. */
+/* ByteLevel as the last step does not rewrite the text: the pieces are raw bytes, and the
+ * model's vocabulary is read as bytes. Whether that is so; forbid it before the first use. */
 bool pretokenizer_gives_bytes(const pretokenizer *p);
 void pretokenizer_forbid_bytes(pretokenizer *p);
 /* Whether it may cut at all. */
@@ -34,7 +35,7 @@ enum { PRETOKENIZER_STEPS = 16 };
 typedef struct pretokenizer_scratch {
     text_buffer prefixed[PRETOKENIZER_STEPS]; /* a step's input with a space before it */
     text_buffer text[PRETOKENIZER_STEPS];     /* what a step that rewrites has written */
-    regex_scratch *regex;                 /* the caller's */
+    regex_scratch *regex;                     /* the caller's */
 } pretokenizer_scratch;
 
 void pretokenizer_scratch_free(pretokenizer_scratch *s); /* all but `regex` */
@@ -43,7 +44,7 @@ typedef status (*piece_sink)(void *context, const char *piece, size_t bytes);
 
 /* Cuts valid UTF-8 and hands every piece that is not empty to `sink`; the first status but
  * STATUS_OK ends it. `at_start`: the text begins where the user's does. */
-status pretokenize(const pretokenizer *p, pretokenizer_scratch *s, const char *text, size_t bytes,
-                   bool at_start, piece_sink sink, void *context);
+status pretokenize(const pretokenizer *p, pretokenizer_scratch *s, const char *text,
+                   size_t bytes, bool at_start, piece_sink sink, void *context);
 
 #endif

@@ -29,8 +29,12 @@ struct regex_scratch {
     pcre2_jit_stack *stack;
 };
 
-static void *allocate(size_t bytes, void *unused) { return mem_alloc(bytes, "a pattern"); }
-static void release(void *block, void *unused) { mem_free(block); }
+static void *allocate(size_t bytes, void *unused) {
+    return mem_alloc(bytes, "a pattern");
+}
+static void release(void *block, void *unused) {
+    mem_free(block);
+}
 
 static status compile(regex *r, const char *shown) {
     size_t bytes = strlen(r->pattern);
@@ -39,14 +43,15 @@ static status compile(regex *r, const char *shown) {
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     int error;
     PCRE2_SIZE at;
-    r->code = pcre2_compile((PCRE2_SPTR)r->pattern, bytes, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error,
-                            &at, context);
+    r->code = pcre2_compile((PCRE2_SPTR)r->pattern, bytes,
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error, &at, context);
     pcre2_compile_context_free(context);
     if (!r->code) {
         if (error == PCRE2_ERROR_HEAP_FAILED) return STATUS_MEMORY; /* `allocate` said it */
         PCRE2_UCHAR why[128] = "";
         pcre2_get_error_message(error, why, sizeof why);
-        return status_fail(STATUS_MODEL, "pattern \"%.200s\" is not supported: %s", shown, (char *)why);
+        return status_fail(STATUS_MODEL, "pattern \"%.200s\" is not supported: %s", shown,
+                           (char *)why);
     }
     pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE); /* without a JIT the interpreter does it */
     return STATUS_OK;
@@ -121,15 +126,17 @@ void regex_scratch_close(regex_scratch *s) {
 
 static status search(const regex *r, regex_scratch *s, regex_walk *w, bool *found) {
     PCRE2_SPTR text = (PCRE2_SPTR)(w->text ? w->text : "");
-    int n = pcre2_match(r->code, text, w->bytes, w->next, PCRE2_NO_UTF_CHECK, s->data, s->context);
+    int n =
+        pcre2_match(r->code, text, w->bytes, w->next, PCRE2_NO_UTF_CHECK, s->data, s->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT)
-        n = pcre2_match(r->code, text, w->bytes, w->next, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->data,
-                        s->context);
+        n = pcre2_match(r->code, text, w->bytes, w->next, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                        s->data, s->context);
     *found = n >= 0;
     if (n < 0 && n != PCRE2_ERROR_NOMATCH) {
         PCRE2_UCHAR why[128] = "";
         pcre2_get_error_message(n, why, sizeof why);
-        return status_fail(STATUS_DATA, "the tokenizer's pattern gave up on this text: %s", (char *)why);
+        return status_fail(STATUS_DATA, "the tokenizer's pattern gave up on this text: %s",
+                           (char *)why);
     }
     return STATUS_OK;
 }

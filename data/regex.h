@@ -1,9 +1,9 @@
 /* regex.h: the patterns of tokenizer.json: Oniguruma's syntax run by PCRE2 with its JIT.
  *
- * Matches come in the order and with the rules of the Rust crate `onig`, which `tokenizers` uses.
- * Bounded: the JIT has its own stack; what exceeds it falls back to PCRE2's interpreter on the
- * heap; both give up cleanly (STATUS_DATA) past a limit. A regex is immutable and shared, a
- * scratch belongs to one thread. */
+ * Matches come in the order and with the rules of the Rust crate `onig`, which `tokenizers`
+ * uses. Bounded: the JIT has its own stack; what exceeds it falls back to PCRE2's interpreter
+ * on the heap; both give up cleanly (STATUS_DATA) past a limit. A regex is immutable and
+ * shared, a scratch belongs to one thread. */
 #ifndef NIBBLE_DATA_REGEX_H
 #define NIBBLE_DATA_REGEX_H
 

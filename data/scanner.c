@@ -1,5 +1,5 @@
-/* scanner.c: see scanner.h. `\s+(?!\S)|\s+` is: a run of white space without its last character,
- * unless the text ends there or the run is a single character. */
+/* scanner.c: see scanner.h. `\s+(?!\S)|\s+` is: a run of white space without its last
+ * character, unless the text ends there or the run is a single character. */
 #include "data/scanner.h"
 #include "data/unicode.h"
 
@@ -9,8 +9,8 @@
 const char scanner_gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-#define CL100K(digits)                                                                           \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits                   \
+#define CL100K(digits)                                                                        \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits                \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 /* The class of the character at p, and where the next begins. */
@@ -31,15 +31,16 @@ static inline const char *run(const char *p, const char *end, enum unicode_class
     return p;
 }
 
-/* After an apostrophe: the end of s t m d re ve ll, or NULL. `fold` adds capitals and the long s,
- * which folds to s. */
+/* After an apostrophe: the end of s t m d re ve ll, or NULL. `fold` adds capitals and the long
+ * s, which folds to s. */
 static inline const char *contraction(const char *p, const char *end, bool fold) {
     if (p == end) return NULL;
     unsigned char bit = fold ? 0x20 : 0, a = (unsigned char)*p | bit;
     if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + 1;
     if (end - p < 2) return NULL;
     unsigned char b = (unsigned char)p[1] | bit;
-    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return p + 2;
+    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l'))
+        return p + 2;
     return fold && !memcmp(p, "\xC5\xBF", 2) ? p + 2 : NULL;
 }
 
@@ -102,9 +103,15 @@ static inline const char *cl100k(const char *p, const char *end, int digits) {
     return run(run(next, end, CLASS_OTHER), end, CLASS_NEWLINE);
 }
 
-static const char *cl100k_three(const char *p, const char *end) { return cl100k(p, end, 3); }
-static const char *cl100k_one(const char *p, const char *end) { return cl100k(p, end, 1); }
-static const char *cl100k_any(const char *p, const char *end) { return cl100k(p, end, 0); }
+static const char *cl100k_three(const char *p, const char *end) {
+    return cl100k(p, end, 3);
+}
+static const char *cl100k_one(const char *p, const char *end) {
+    return cl100k(p, end, 1);
+}
+static const char *cl100k_any(const char *p, const char *end) {
+    return cl100k(p, end, 0);
+}
 
 scanner scanner_for(const char *pattern, size_t bytes) {
     static const struct {

@@ -1,4 +1,5 @@
-/* text_buffer.h: a growing byte string. Zero it before the first use, free it with mem_free. */
+/* text_buffer.h: a growing byte string. Zero it before the first use, free it with mem_free.
+ */
 #ifndef NIBBLE_DATA_TEXT_BUFFER_H
 #define NIBBLE_DATA_TEXT_BUFFER_H
 
@@ -15,7 +16,8 @@ typedef struct text_buffer {
 
 /* Room for `more` bytes after the present ones. */
 static inline status text_reserve(text_buffer *b, size_t more) {
-    return mem_grow(&b->data, &b->capacity, b->bytes + more, 1, "text") ? STATUS_MEMORY : STATUS_OK;
+    return mem_grow(&b->data, &b->capacity, b->bytes + more, 1, "text") ? STATUS_MEMORY
+                                                                        : STATUS_OK;
 }
 
 static inline status text_append(text_buffer *b, const char *text, size_t bytes) {

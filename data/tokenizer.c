@@ -1,6 +1,7 @@
 /* tokenizer.c: see tokenizer.h. The pipeline of the `tokenizers` library:
  *
- *   text -> added tokens -> normalizer -> normalized added tokens -> pre-tokenizer -> BPE -> ids
+ *   text -> added tokens -> normalizer -> normalized added tokens -> pre-tokenizer -> BPE ->
+ * ids
  *
  * in which every stage hands its parts on as they come. What a call writes to is a workspace,
  * borrowed from the tokenizer for the call, so that buffers are kept from one text to the next
@@ -103,7 +104,8 @@ static status read_pipeline(tokenizer *t, const json_t *json) {
     const json_t *model = json_object_get(json, "model");
     bool fallback = false;
     if (!json_is_object(model))
-        return status_fail(STATUS_MODEL, "\"model\" must be an object, it is %s", json_type_name(model));
+        return status_fail(STATUS_MODEL, "\"model\" must be an object, it is %s",
+                           json_type_name(model));
     TRY(normalizer_open(&t->normalizer, json_object_get(json, "normalizer")));
     TRY(pretokenizer_open(&t->pretokenizer, json_object_get(json, "pre_tokenizer"), true));
     TRY(postprocessor_read(&t->post, json_object_get(json, "post_processor")));
@@ -137,7 +139,9 @@ static status read_json(tokenizer *t, const char *path) {
     TRY(json_read_file(path, LIMIT, STATUS_MODEL, &json));
     status s = read_pipeline(t, json);
     if (s == STATUS_OK) s = added_tokens_open(&t->added, t->model);
-    if (s == STATUS_OK) s = added_tokens_read(t->added, json_object_get(json, "added_tokens"), "tokenizer.json");
+    if (s == STATUS_OK)
+        s = added_tokens_read(t->added, json_object_get(json, "added_tokens"),
+                              "tokenizer.json");
     json_decref(json);
     if (s == STATUS_OK) s = tokenizer_config_add_tokens(&t->config, t->added);
     if (s == STATUS_OK) s = seal_tokens(t);
@@ -153,11 +157,12 @@ static status explain_missing(const char *folder) {
         bool there = file_exists(path);
         mem_free(path);
         if (there)
-            return status_fail(STATUS_MODEL,
-                               "%s: has %s but no tokenizer.json; write one with: python -c \"from "
-                               "transformers import AutoTokenizer; "
-                               "AutoTokenizer.from_pretrained('%s').save_pretrained('%s')\"",
-                               folder, older[i], folder, folder);
+            return status_fail(
+                STATUS_MODEL,
+                "%s: has %s but no tokenizer.json; write one with: python -c \"from "
+                "transformers import AutoTokenizer; "
+                "AutoTokenizer.from_pretrained('%s').save_pretrained('%s')\"",
+                folder, older[i], folder, folder);
     }
     return status_fail(STATUS_MODEL, "%s: has no tokenizer.json", folder);
 }
@@ -165,7 +170,8 @@ static status explain_missing(const char *folder) {
 static status read_folder(tokenizer *t, const char *folder) {
     char *path = file_join(folder, "tokenizer.json");
     if (!path) return STATUS_MEMORY;
-    status s = file_exists(path) ? tokenizer_config_read(&t->config, folder) : explain_missing(folder);
+    status s = file_exists(path) ? tokenizer_config_read(&t->config, folder)
+                                 : explain_missing(folder);
     if (s == STATUS_OK) s = read_json(t, path);
     mem_free(path);
     return s;
@@ -227,7 +233,8 @@ static status encode_normalized(void *context, int32_t id, const char *text, siz
     }
     bool at_start = e->at_start;
     e->at_start = false;
-    return pretokenize(e->t->pretokenizer, &e->w->pieces, text, bytes, at_start, encode_piece, e);
+    return pretokenize(e->t->pretokenizer, &e->w->pieces, text, bytes, at_start, encode_piece,
+                       e);
 }
 
 static status encode_part(void *context, int32_t id, const char *text, size_t bytes) {
@@ -247,9 +254,11 @@ static status encode(encoding *e, size_t bytes, bool special) {
     return special ? id_list_append(e->out, p->after.items, p->after.count) : STATUS_OK;
 }
 
-status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, unsigned flags, id_list *out) {
+status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, unsigned flags,
+                        id_list *out) {
     size_t valid = utf8_valid(text, bytes), before = out->count;
-    if (valid != bytes) return status_fail(STATUS_DATA, "the text is not valid UTF-8 at byte %zu", valid);
+    if (valid != bytes)
+        return status_fail(STATUS_DATA, "the text is not valid UTF-8 at byte %zu", valid);
     encoding e = {.t = t, .text = text, .plain = flags & TOKENIZER_PLAIN_TEXT, .out = out};
     TRY(workspace_take(t, &e.w));
     status s = encode(&e, bytes, flags & TOKENIZER_ADD_SPECIAL);
@@ -277,12 +286,13 @@ static bool skipped(const tokenizer *t, const char *text, size_t bytes) {
     return a && a->special;
 }
 
-static status decode(const tokenizer *t, workspace *w, const int32_t *ids, size_t n, bool skip_special,
-                     text_list *tokens, text_list *scratch) {
+static status decode(const tokenizer *t, workspace *w, const int32_t *ids, size_t n,
+                     bool skip_special, text_list *tokens, text_list *scratch) {
     for (size_t i = 0; i < n; i++) {
         size_t bytes = 0;
         const char *text = decoded_text(t, ids[i], &bytes);
-        if (!text && skip_special) continue; /* a model's vocabulary may be padded beyond ours */
+        if (!text && skip_special)
+            continue; /* a model's vocabulary may be padded beyond ours */
         if (!text) return status_fail(STATUS_DATA, "id %d is not in the vocabulary", ids[i]);
         if (!skip_special || !skipped(t, text, bytes)) TRY(text_list_add(tokens, text, bytes));
     }
@@ -290,8 +300,8 @@ static status decode(const tokenizer *t, workspace *w, const int32_t *ids, size_
     return text_append(&tokens->text, "", 1);
 }
 
-status tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, bool skip_special, char **out,
-                        size_t *bytes) {
+status tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
+                        char **out, size_t *bytes) {
     text_list tokens = {0}, scratch = {0};
     workspace *w;
     *out = NULL;
@@ -310,7 +320,9 @@ status tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, bool s
 
 /* ---- asking ---- */
 
-int32_t tokenizer_size(const tokenizer *t) { return t->size; }
+int32_t tokenizer_size(const tokenizer *t) {
+    return t->size;
+}
 
 int32_t tokenizer_id(const tokenizer *t, const char *token) {
     const added_token *a = added_tokens_by_content(t->added, token, strlen(token));
@@ -329,13 +341,23 @@ bool tokenizer_is_special(const tokenizer *t, int32_t id) {
     return a && a->special;
 }
 
-int32_t tokenizer_bos(const tokenizer *t) { return t->special[ROLE_BOS]; }
-int32_t tokenizer_eos(const tokenizer *t) { return t->special[ROLE_EOS]; }
-int32_t tokenizer_pad(const tokenizer *t) { return t->special[ROLE_PAD]; }
-int32_t tokenizer_unk(const tokenizer *t) { return t->special[ROLE_UNK]; }
+int32_t tokenizer_bos(const tokenizer *t) {
+    return t->special[ROLE_BOS];
+}
+int32_t tokenizer_eos(const tokenizer *t) {
+    return t->special[ROLE_EOS];
+}
+int32_t tokenizer_pad(const tokenizer *t) {
+    return t->special[ROLE_PAD];
+}
+int32_t tokenizer_unk(const tokenizer *t) {
+    return t->special[ROLE_UNK];
+}
 
 bool tokenizer_adds_bos(const tokenizer *t) {
     return t->post.before.count && t->post.before.items[0] == tokenizer_bos(t);
 }
 
-const char *tokenizer_chat_template(const tokenizer *t) { return t->config.chat_template; }
+const char *tokenizer_chat_template(const tokenizer *t) {
+    return t->config.chat_template;
+}

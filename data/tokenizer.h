@@ -31,31 +31,34 @@ void tokenizer_close(tokenizer *t); /* NULL is fine */
 
 enum {
     TOKENIZER_ADD_SPECIAL = 1, /* the post-processor's BOS/EOS, as add_special_tokens=True */
-    TOKENIZER_PLAIN_TEXT = 2,  /* the text is somebody's words: special tokens' text in it stays text */
+    TOKENIZER_PLAIN_TEXT = 2,  /* somebody's words: text of special tokens stays text */
 };
 
 /* Appends the ids of UTF-8 `text` to *out. Invalid UTF-8 is STATUS_DATA with the byte offset.
  * Linear in `bytes` but for the O(n log n) merging inside one piece; bounded stack. */
-status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, unsigned flags, id_list *out);
+status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, unsigned flags,
+                        id_list *out);
 
-/* The text of n ids, NUL-terminated, to be freed with mem_free; `bytes` (may be NULL) without the
- * NUL. An id outside the vocabulary is STATUS_DATA; with `skip_special` it is skipped too, for models
- * have more rows than their tokenizer has ids and may answer with one of those. */
-status tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, bool skip_special, char **out,
-                        size_t *bytes);
+/* The text of n ids, NUL-terminated, to be freed with mem_free; `bytes` (may be NULL) without
+ * the NUL. An id outside the vocabulary is STATUS_DATA; with `skip_special` it is skipped too,
+ * for models have more rows than their tokenizer has ids and may answer with one of those. */
+status tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
+                        char **out, size_t *bytes);
 
-int32_t tokenizer_size(const tokenizer *t);                      /* largest id + 1 */
-int32_t tokenizer_id(const tokenizer *t, const char *token);     /* -1 when there is none */
-const char *tokenizer_token(const tokenizer *t, int32_t id);     /* as in the vocabulary; NULL when none */
+int32_t tokenizer_size(const tokenizer *t);                  /* largest id + 1 */
+int32_t tokenizer_id(const tokenizer *t, const char *token); /* -1 when there is none */
+const char *tokenizer_token(const tokenizer *t,
+                            int32_t id); /* as in the vocabulary; NULL when none */
 bool tokenizer_is_special(const tokenizer *t, int32_t id);
 /* Ids named by tokenizer_config.json / special_tokens_map.json; -1 when absent. */
 int32_t tokenizer_bos(const tokenizer *t);
 int32_t tokenizer_eos(const tokenizer *t);
 int32_t tokenizer_pad(const tokenizer *t);
 int32_t tokenizer_unk(const tokenizer *t);
-bool tokenizer_adds_bos(const tokenizer *t); /* whether TOKENIZER_ADD_SPECIAL begins a text with BOS */
-/* The chat template: chat_template.jinja, else tokenizer_config.json's (string, or the one named
- * "default" of a list); NULL when there is none. */
+bool tokenizer_adds_bos(
+    const tokenizer *t); /* whether TOKENIZER_ADD_SPECIAL begins a text with BOS */
+/* The chat template: chat_template.jinja, else tokenizer_config.json's (string, or the one
+ * named "default" of a list); NULL when there is none. */
 const char *tokenizer_chat_template(const tokenizer *t);
 
 #endif

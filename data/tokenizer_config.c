@@ -10,7 +10,8 @@ enum { LIMIT = 64 << 20 }; /* bytes of each file */
 
 static const char where[] = "tokenizer_config.json";
 
-static const char *const role_keys[ROLES] = {"bos_token", "eos_token", "pad_token", "unk_token"};
+static const char *const role_keys[ROLES] = {"bos_token", "eos_token", "pad_token",
+                                             "unk_token"};
 
 /* The file if it is there, else NULL. */
 static status read_optional(const char *folder, const char *name, json_t **out) {
@@ -19,14 +20,16 @@ static status read_optional(const char *folder, const char *name, json_t **out) 
     if (!path) return STATUS_MEMORY;
     status s = file_exists(path) ? json_read_file(path, LIMIT, STATUS_MODEL, out) : STATUS_OK;
     if (s == STATUS_OK && *out && !json_is_object(*out))
-        s = status_fail(STATUS_MODEL, "%s: must be an object, it is %s", path, json_type_name(*out));
+        s = status_fail(STATUS_MODEL, "%s: must be an object, it is %s", path,
+                        json_type_name(*out));
     mem_free(path);
     return s;
 }
 
 /* A token is a string or an object with "content". */
 static const char *token_text(const json_t *value) {
-    return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+    return json_string_value(json_is_object(value) ? json_object_get(value, "content")
+                                                   : value);
 }
 
 /* "chat_template" is a text, or a list of {name, template} of which "default" is taken. */
@@ -44,7 +47,8 @@ static status read_template(tokenizer_config *c, const char *folder) {
         size_t i;
         json_array_foreach(value, i, item) {
             const char *name = json_string_value(json_object_get(item, "name"));
-            if (name && !strcmp(name, "default")) text = json_string_value(json_object_get(item, "template"));
+            if (name && !strcmp(name, "default"))
+                text = json_string_value(json_object_get(item, "template"));
         }
         if (text && !(c->chat_template = mem_strdup(text))) s = STATUS_MEMORY;
     }
@@ -70,7 +74,8 @@ void tokenizer_config_free(tokenizer_config *c) {
 }
 
 static int compare_ids(const void *x, const void *y) {
-    long a = strtol(*(const char *const *)x, NULL, 10), b = strtol(*(const char *const *)y, NULL, 10);
+    long a = strtol(*(const char *const *)x, NULL, 10),
+         b = strtol(*(const char *const *)y, NULL, 10);
     return (a > b) - (a < b);
 }
 
@@ -87,7 +92,9 @@ static status add_decoder(const json_t *decoder, added_tokens *a) {
         char *end;
         long id = strtol(ids[i], &end, 10);
         if (!*ids[i] || *end || id < 0 || id >= VOCABULARY_IDS)
-            s = status_fail(STATUS_MODEL, "%s: added_tokens_decoder: \"%.40s\" is no usable id", where, ids[i]);
+            s = status_fail(STATUS_MODEL,
+                            "%s: added_tokens_decoder: \"%.40s\" is no usable id", where,
+                            ids[i]);
         else
             s = added_tokens_put(a, json_object_get(decoder, ids[i]), id, where);
     }

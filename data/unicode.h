@@ -1,9 +1,10 @@
 /* unicode.h: code points, UTF-8 and the character classes that tokenizers split by.
  *
- * The classes are those of the libraries that Hugging Face's `tokenizers` 0.23 is built on, which
- * differ from utf8proc's and PCRE2's by Unicode version: Oniguruma (patterns) and Rust (Digits,
- * Whitespace, Lowercase). What differs is in unicode.c's tables, checked for every code point
- * by tests/interop/tokenizers_unicode.py. Text is valid UTF-8 once utf8_valid said so. */
+ * The classes are those of the libraries that Hugging Face's `tokenizers` 0.23 is built on,
+ * which differ from utf8proc's and PCRE2's by Unicode version: Oniguruma (patterns) and Rust
+ * (Digits, Whitespace, Lowercase). What differs is in unicode.c's tables, checked for every
+ * code point by tests/interop/tokenizers_unicode.py. Text is valid UTF-8 once utf8_valid said
+ * so. */
 #ifndef NIBBLE_DATA_UNICODE_H
 #define NIBBLE_DATA_UNICODE_H
 
@@ -11,7 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How many leading bytes are valid UTF-8 (no surrogates, nothing overlong); `bytes` when all are. */
+/* How many leading bytes are valid UTF-8 (no surrogates, nothing overlong); `bytes` when all
+ * are. */
 size_t utf8_valid(const char *text, size_t bytes);
 
 /* Bytes of the maximal ill-formed piece at the start of `text`, which is one U+FFFD of a lossy
@@ -42,7 +44,8 @@ static inline const char *utf8_back(const char *start, const char *p) {
 /* Writes 1 to 4 bytes; returns how many. */
 size_t utf8_put(uint32_t code, char *out);
 
-/* What the well-known split patterns tell apart: \p{L}, \p{N}, \s without and with line ends. */
+/* What the well-known split patterns tell apart: \p{L}, \p{N}, \s without and with line ends.
+ */
 enum unicode_class { CLASS_OTHER, CLASS_LETTER, CLASS_NUMBER, CLASS_SPACE, CLASS_NEWLINE };
 
 /* Fills the tables below; called once before anything else here, thread-safe. */
@@ -51,7 +54,8 @@ enum { UNICODE_TABLE = 0x20000 }; /* code points in the table; rarer ones are co
 extern uint8_t unicode_classes[UNICODE_TABLE];
 enum unicode_class unicode_class_rare(uint32_t code);
 static inline enum unicode_class unicode_class_of(uint32_t code) {
-    return code < UNICODE_TABLE ? (enum unicode_class)unicode_classes[code] : unicode_class_rare(code);
+    return code < UNICODE_TABLE ? (enum unicode_class)unicode_classes[code]
+                                : unicode_class_rare(code);
 }
 
 static inline bool unicode_is_space(uint32_t code) { /* White_Space */

@@ -37,22 +37,27 @@ static inline uint64_t mark_short(const char *key, size_t bytes) {
         memcpy(&high, key + bytes - 4, 4);
         return mark | low | (uint64_t)high << (8 * (bytes - 4));
     }
-    if (bytes) mark |= u[0] | (uint64_t)u[bytes / 2] << 8 * (bytes / 2) | (uint64_t)u[bytes - 1] << 8 * (bytes - 1);
+    if (bytes)
+        mark |= u[0] | (uint64_t)u[bytes / 2] << 8 * (bytes / 2) |
+                (uint64_t)u[bytes - 1] << 8 * (bytes - 1);
     return mark;
 }
 
 static inline uint64_t mark_of(const char *key, size_t bytes) {
-    return bytes <= SHORT ? mark_short(key, bytes) : XXH3_64bits(key, bytes) | (uint64_t)1 << 63;
+    return bytes <= SHORT ? mark_short(key, bytes)
+                          : XXH3_64bits(key, bytes) | (uint64_t)1 << 63;
 }
 
 /* The slot that holds the key, or the empty one where it belongs. */
-static inline size_t slot_of(const vocabulary *v, const char *key, size_t bytes, uint64_t mark) {
+static inline size_t slot_of(const vocabulary *v, const char *key, size_t bytes,
+                             uint64_t mark) {
     uint64_t spread = mark * 0x9E3779B97F4A7C15u;
     size_t i = (size_t)(spread ^ spread >> 32) & v->mask;
     for (; v->slots[i].id >= 0; i = (i + 1) & v->mask) {
         if (v->slots[i].mark != mark) continue;
         const struct vocabulary_place *place = &v->places[v->slots[i].id];
-        if (bytes <= SHORT || (place->length == bytes && !memcmp(v->bytes + place->offset, key, bytes)))
+        if (bytes <= SHORT ||
+            (place->length == bytes && !memcmp(v->bytes + place->offset, key, bytes)))
             break;
     }
     return i;
@@ -81,7 +86,8 @@ static status grow_slots(vocabulary *v) {
 static status reach(vocabulary *v, const char *key, int32_t id) {
     size_t keys = v->count > v->announced ? v->count : v->announced;
     if (id < 0 || id >= VOCABULARY_IDS || (size_t)id > 4 * keys + 65536)
-        return status_fail(STATUS_MODEL, "token \"%.80s\" has the id %d in a vocabulary of %zu tokens", key,
+        return status_fail(STATUS_MODEL,
+                           "token \"%.80s\" has the id %d in a vocabulary of %zu tokens", key,
                            id, keys);
     size_t need = (size_t)id + 1;
     if (mem_grow(&v->places, &v->places_capacity, need, sizeof *v->places, "the vocabulary"))
@@ -99,11 +105,13 @@ status vocabulary_add(vocabulary *v, const char *key, size_t bytes, int32_t id) 
     size_t need = v->bytes_count + bytes + 1;
     if (need > UINT32_MAX - 1)
         return status_fail(STATUS_MODEL, "a vocabulary of more than 4 GB is not supported");
-    if (mem_grow(&v->bytes, &v->bytes_capacity, need, 1, "the vocabulary")) return STATUS_MEMORY;
+    if (mem_grow(&v->bytes, &v->bytes_capacity, need, 1, "the vocabulary"))
+        return STATUS_MEMORY;
     uint64_t mark = mark_of(key, bytes);
     size_t i = slot_of(v, key, bytes, mark);
     if (v->slots[i].id >= 0)
-        return status_fail(STATUS_MODEL, "token \"%.80s\" has two ids, %d and %d", key, v->slots[i].id, id);
+        return status_fail(STATUS_MODEL, "token \"%.80s\" has two ids, %d and %d", key,
+                           v->slots[i].id, id);
     v->slots[i] = (struct vocabulary_slot){mark, id};
     v->places[id] = (struct vocabulary_place){(uint32_t)v->bytes_count, (uint32_t)bytes};
     memcpy(v->bytes + v->bytes_count, key, bytes);

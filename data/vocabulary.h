@@ -1,4 +1,5 @@
-/* vocabulary.h: byte strings to ids and back: one blob of all keys and an open-addressing hash.
+/* vocabulary.h: byte strings to ids and back: one blob of all keys and an open-addressing
+ * hash.
  *
  * Knows nothing of tokens' meaning. Ids may have holes; a vocabulary whose largest id is far
  * above its number of keys is refused (a hostile file must not make us allocate gigabytes). */
@@ -17,16 +18,17 @@ typedef struct vocabulary {
     char *bytes; /* keys one after another, each followed by a NUL */
     size_t bytes_count, bytes_capacity;
     struct vocabulary_place {
-        uint32_t offset, length; /* in bytes; length is VOCABULARY_HOLE where there is no key */
-    } *places;                   /* by id */
-    int32_t size;                /* largest id + 1 */
+        uint32_t offset,
+            length; /* in bytes; length is VOCABULARY_HOLE where there is no key */
+    } * places;     /* by id */
+    int32_t size;   /* largest id + 1 */
     size_t places_capacity;
-    size_t count, announced;   /* keys; keys that vocabulary_open was told of */
-    size_t longest;            /* bytes of the longest key */
+    size_t count, announced; /* keys; keys that vocabulary_open was told of */
+    size_t longest;          /* bytes of the longest key */
     struct vocabulary_slot {
         uint64_t mark; /* up to 7 bytes: the key itself; more: its hash */
         int32_t id;    /* -1: empty */
-    } *slots;
+    } * slots;
     size_t mask; /* slots - 1, a power of two minus 1 */
 } vocabulary;
 
@@ -36,8 +38,8 @@ typedef struct vocabulary {
 status vocabulary_open(vocabulary *v, size_t keys);
 void vocabulary_close(vocabulary *v); /* a zeroed one is fine */
 
-/* Adds a key under a free id. STATUS_MODEL when the id or the key is taken, or when the id is above
- * 4 x keys + 65,536, keys being the larger of what was announced and what is there. */
+/* Adds a key under a free id. STATUS_MODEL when the id or the key is taken, or when the id is
+ * above 4 x keys + 65,536, keys being the larger of what was announced and what is there. */
 status vocabulary_add(vocabulary *v, const char *key, size_t bytes, int32_t id);
 
 /* The id, or -1. Thread-safe as long as nothing is added. */
