@@ -51,14 +51,14 @@ static status run_plain(session *s, session_program which, const adamw_scalars *
 
 /* A step whose loss or gradients are not finite changes nothing but the counters. */
 static status skip(optimizer_state *o, bool fp16, double loss) {
+    bool scaled_too_much = fp16 && isfinite(loss) && o->loss_scale > 1;
     o->skipped++;
-    o->skipped_in_row++;
+    o->skipped_in_row = scaled_too_much ? 0 : o->skipped_in_row + 1;
     if (fp16) {
         o->loss_scale /= 2;
         o->good_in_row = 0;
     }
-    int most = fp16 ? FP16_DIVERGED_AFTER : DIVERGED_AFTER;
-    if (o->skipped_in_row < most) return STATUS_OK;
+    if (o->skipped_in_row < DIVERGED_AFTER) return STATUS_OK;
     return status_fail(STATUS_DIVERGED,
                        "step %lld: loss %g and gradients were not finite %d steps in a row; lower "
                        "learning_rate, look at the data (train check --show 3), or go on from the last checkpoint",

@@ -14,7 +14,7 @@ typedef struct optimizer_state {
     int64_t step;        /* optimizer steps taken, skipped ones included */
     int64_t adam_t;      /* updates made; also the schedule's index */
     int64_t skipped;
-    int skipped_in_row;
+    int skipped_in_row;  /* of those that no loss scale explains */
     double loss_scale;   /* fp16; 1 otherwise */
     int64_t good_in_row; /* fp16: steps since the scale changed */
 } optimizer_state;
@@ -39,8 +39,9 @@ void stepper_close(stepper *p);
 
 /* Runs one group. `interrupted` is asked between micro-batches; when it says so the step is
  * given up: STATUS_INTERRUPTED, nothing has changed but the gradients. STATUS_DIVERGED after
- * DIVERGED_AFTER steps in a row without a finite loss and norm. */
-enum { DIVERGED_AFTER = 5, FP16_DIVERGED_AFTER = 40 };
+ * DIVERGED_AFTER steps in a row without a finite loss and norm; gradients that overflow under a
+ * loss scale above 1 do not count, for the scale is still on its way down. */
+enum { DIVERGED_AFTER = 5 };
 status stepper_run(stepper *p, const batch_group *g, optimizer_state *o, bool (*interrupted)(void),
                    step_result *out);
 

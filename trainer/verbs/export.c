@@ -1,5 +1,6 @@
 /* export.c: `train export`: base and adapter merged into one 16-bit model, or the adapter alone. */
 #include "common/alloc.h"
+#include "common/file.h"
 #include "common/log.h"
 #include "trainer/model/merge.h"
 #include "trainer/run/signals.h"
@@ -83,6 +84,32 @@ static status export_all(const command *c, const config *conf, const char *folde
     return s;
 }
 
+/* Whether a file of this name may stand in a folder that an export wrote. */
+static bool exported_name(const char *name) {
+    static const char *const ends[] = {".safetensors", ".json", ".jinja", ".txt", ".model", ".tmp"};
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t m = strlen(ends[i]);
+        if (n > m && !strcmp(name + n - m, ends[i])) return true;
+    }
+    return false;
+}
+
+/* --overwrite: an earlier export goes, anything else stays. */
+static status remove_earlier(const char *folder) {
+    char **names;
+    size_t count;
+    if (!file_is_directory(folder)) return STATUS_OK;
+    TRY(file_list(folder, &names, &count));
+    status s = STATUS_OK;
+    for (size_t i = 0; i < count && s == STATUS_OK; i++)
+        if (!exported_name(names[i]))
+            s = status_fail(STATUS_USAGE, "%s holds %s, which no export wrote; choose another folder",
+                            folder, names[i]);
+    file_list_free(names, count);
+    return s == STATUS_OK ? file_remove_tree(folder) : s;
+}
+
 status verb_export(const command *c) {
     config conf;
     char *folder;
@@ -91,7 +118,7 @@ status verb_export(const command *c) {
         return status_fail(STATUS_USAGE, "export needs --config FILE, or --model DIR and --adapter DIR");
     TRY(verb_model_config(c, &conf, &folder));
     status s = STATUS_OK;
-    if (c->overwrite && file_is_directory(c->out)) s = file_remove_tree(c->out);
+    if (c->overwrite) s = remove_earlier(c->out);
     if (s == STATUS_OK) s = export_all(c, &conf, folder);
     mem_free(folder);
     config_free(&conf);
