@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """initialize.py: a Llama model with random weights, as a Hugging Face folder, to pre-train from.
 
-Weights are normal with deviation 0.02 (those that end a residual branch smaller, by the root of
-their number, as GPT-2), norms are 1; stored as bf16 in one safetensors file.
+Weights are normal with deviation 1 / sqrt(hidden size) (a small model learns much sooner so than
+from the large models' 0.02), those that end a residual branch smaller by the root of their number,
+as GPT-2's; norms are 1. Stored as bf16 in one safetensors file.
 
     python3 initialize.py MODEL_DIR
 """
@@ -54,7 +55,7 @@ def values(name, shape, rng):
     if len(shape) == 1:
         return [1.0] * count
     ends_branch = "o_proj" in name or "down_proj" in name
-    deviation = 0.02 / math.sqrt(2 * LAYERS) if ends_branch else 0.02
+    deviation = 1 / math.sqrt(HIDDEN * (2 * LAYERS if ends_branch else 1))
     return [rng.gauss(0, deviation) for _ in range(count)]
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """instructions.py: the quickstart's tasks, as chat rows: train.jsonl and heldout.jsonl.
 
-Three tasks, in a fixed form: put a sentence in the past, say its opposite, answer a question about
-two sentences. An answer needs what stands in the prompt, word by word, so it cannot be guessed
-(and training on shuffled answers teaches nothing). No two rows share a sentence: what is held out,
-prompt or answer, occurs nowhere in training; check() makes sure, tests/test_quickstart.c again.
+Three tasks: answer a question, put a sentence in the past, say its opposite. An answer needs what
+stands in the prompt, word by word, so it cannot be guessed, and training on shuffled answers
+teaches nothing. No two rows share a sentence: what is held out, prompt or answer, occurs nowhere in
+training; check() makes sure, and tests/run/quickstart.py again.
 
     python3 instructions.py DIR
 """
@@ -12,7 +12,7 @@ import json
 import random
 import sys
 
-from language import OPPOSITE, Event
+from language import NAMES, OPPOSITE, Event
 
 TRAIN_ROWS, HELD_OUT_ROWS = 3000, 300
 
@@ -28,13 +28,12 @@ def opposite(rng):
 
 
 def question(rng):
-    a = Event(rng)
-    b = Event(rng)
-    while b.name == a.name or b.verb == a.verb:
-        b = Event(rng)
-    asked = rng.choice((a, b))
-    ask = rng.choice((f"What did {asked.name} {asked.verb[0]}?", f"Who {asked.verb[2]} something?"))
-    return f"{a.past()} {b.past()} {ask}", asked.past()
+    e, other = Event(rng), rng.choice(NAMES)
+    while other == e.name:
+        other = rng.choice(NAMES)
+    prompt = f"{e.past()} {other} did the same. What did {other} do?"
+    e.name = other
+    return prompt, e.past()
 
 
 TASKS = (question, past, opposite)
