@@ -54,7 +54,7 @@ static status each_tensor(session *s, saved *list, size_t *count) {
 
 static json_t *counters(const run_state *r, const run_identity *id) {
     const optimizer_state *o = &r->optimizer;
-    return json_pack("{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:s, s:O, s:s, s:s, s:s}",
+    return json_pack("{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:f, s:I, s:s, s:O, s:s, s:s, s:s}",
                      "step", (json_int_t)o->step, "adam_t", (json_int_t)o->adam_t, "skipped",
                      (json_int_t)o->skipped, "skipped_in_row", o->skipped_in_row, "loss_scale", o->loss_scale,
                      "good_in_row", (json_int_t)o->good_in_row, "cursor", (json_int_t)r->cursor, "tokens",
@@ -62,7 +62,8 @@ static json_t *counters(const run_state *r, const run_identity *id) {
                      isfinite(r->best_eval) ? r->best_eval : 0.0, "best_eval_step",
                      (json_int_t)r->best_eval_step, "evals_without_gain", (json_int_t)r->evals_without_gain,
                      "watchdog_in_row", (json_int_t)r->watchdog_in_row, "seconds", r->seconds,
-                     "has_best_eval", (int)isfinite(r->best_eval), "config", id->config, "base", id->base,
+                     "has_best_eval", (int)isfinite(r->best_eval), "before_loss", r->before_loss,
+                     "before_targets", (json_int_t)r->before_targets, "config", id->config, "base", id->base,
                      "data", id->data, "fingerprint", id->fingerprint,
                      "template_date", id->template_date);
 }
@@ -107,6 +108,8 @@ static status read_counters(run_state *r, const json_t *c, const char *where) {
     TRY(json_get_real(c, "loss_scale", &o->loss_scale, where, STATUS_MODEL));
     TRY(json_get_real(c, "best_eval", &r->best_eval, where, STATUS_MODEL));
     TRY(json_get_bool(c, "has_best_eval", &has_best, where, STATUS_MODEL));
+    TRY(json_get_real(c, "before_loss", &r->before_loss, where, STATUS_MODEL));
+    TRY(json_get_int(c, "before_targets", &r->before_targets, where, STATUS_MODEL));
     TRY(json_get_real(c, "seconds", &r->seconds, where, STATUS_MODEL));
     if (!has_best) r->best_eval = INFINITY;
     return STATUS_OK;

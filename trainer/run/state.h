@@ -17,6 +17,8 @@ typedef struct run_state {
     int64_t best_eval_step;
     int64_t evals_without_gain;
     int64_t watchdog_in_row;
+    double before_loss;       /* of the held-out rows before the first step */
+    int64_t before_targets;   /* 0: not evaluated */
     double seconds;           /* of training, over all sessions of the run */
 } run_state;
 

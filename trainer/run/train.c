@@ -127,11 +127,14 @@ static status begin(run *r) {
     TRY(metrics_open(&r->metrics, r->c->output_dir, r->resumed_from >= 0 ? r->resumed_from : 0));
     if (r->resumed_from >= 0) {
         int64_t at = r->resumed_from;
+        r->before = (evaluation){.loss = r->state.before_loss, .targets = r->state.before_targets};
         metrics_write(&r->metrics, json_pack("{s:I, s:I}", "step", (json_int_t)at, "resumed_from", (json_int_t)at),
                       "run");
         return STATUS_OK;
     }
     status s = loop_evaluate(r, &r->before);
+    r->state.before_loss = r->before.loss;
+    r->state.before_targets = r->before.targets;
     if (s == STATUS_OK) s = sample_collect(r, &r->samples_before);
     if (s == STATUS_INTERRUPTED)
         return status_fail(s, "interrupted by %s before the first step: nothing to save yet; the same command with "
