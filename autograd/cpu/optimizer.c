@@ -46,7 +46,7 @@ status cpu_adamw_forward(backend *b, const op_call *c) {
     int64_t n = c->in[ADAMW_MASTER].rows * c->in[ADAMW_MASTER].cols;
     adamw_scalars scalars = *c->adam;
     if (!c->attr->adamw.decay) scalars.decay = 1;
-    PARALLEL_FOR(b)
+    PARALLEL_FOR_IF(b, pieces_of(n) > 1)
     for (int64_t i = 0; i < pieces_of(n); i++)
         adamw_piece(c, &scalars, i * PIECE, min_i64(PIECE, n - i * PIECE));
     return STATUS_OK;

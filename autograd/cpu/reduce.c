@@ -7,6 +7,7 @@
 enum {
     SPLITS = 256, /* parts of a tensor; the part sums are added in order */
     LANES = 8,
+    WORTH = 1 << 16, /* elements that are worth more than one thread */
 };
 
 status cpu_loss_sum_forward(backend *b, const op_call *c) {
@@ -44,7 +45,7 @@ status cpu_square_sum_forward(backend *b, const op_call *c) {
     const float *x = g->data;
     int64_t n = g->rows * g->cols;
     double part[SPLITS], sum = 0;
-    PARALLEL_FOR(b)
+    PARALLEL_FOR_IF(b, n >= WORTH)
     for (int i = 0; i < SPLITS; i++) {
         int64_t first = n / SPLITS * i + n % SPLITS * i / SPLITS;
         int64_t last = n / SPLITS * (i + 1) + n % SPLITS * (i + 1) / SPLITS;
