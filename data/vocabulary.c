@@ -114,7 +114,7 @@ status vocabulary_add(vocabulary *v, const char *key, size_t bytes, int32_t id) 
                            v->slots[i].id, id);
     v->slots[i] = (struct vocabulary_slot){mark, id};
     v->places[id] = (struct vocabulary_place){(uint32_t)v->bytes_count, (uint32_t)bytes};
-    memcpy(v->bytes + v->bytes_count, key, bytes);
+    if (bytes) memcpy(v->bytes + v->bytes_count, key, bytes);
     v->bytes[v->bytes_count + bytes] = 0;
     v->bytes_count = need;
     if (bytes > v->longest) v->longest = bytes;
