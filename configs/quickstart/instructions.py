@@ -36,7 +36,7 @@ def question(rng):
     return prompt, e.past()
 
 
-TASKS = (question, past, opposite)
+TASKS = (past, opposite, question)
 
 
 def sentences(text):
