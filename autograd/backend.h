@@ -1,13 +1,15 @@
 /* backend.h: what executes: memory, an in-order compute queue, copy queues, events, and one
  * function per operation and direction.
  *
- * Three back ends run the same programs: cpu, cuda, and rehearsal, which only counts. Operations
- * enqueue (the CPU's simply run); errors stick and surface at sync with the operation's name.
- * Nothing is allocated after `prepare`. One thread issues everything. A missing operation is
- * NULL in the table and a planning error that names it, never a silent fallback.
+ * Three back ends run the same programs: cpu, cuda, and rehearsal, which only counts.
+ * Operations enqueue (the CPU's simply run); errors stick and surface at sync with the
+ * operation's name. Nothing is allocated after `prepare`. One thread issues everything. A
+ * missing operation is NULL in the table and a planning error that names it, never a silent
+ * fallback.
  *
- * Two copy queues, QUEUE_IN (towards the device) and QUEUE_OUT (from it), each in order; the CPU's
- * are worker threads, so overlap is real without a GPU. An event is a point in a queue. */
+ * Two copy queues, QUEUE_IN (towards the device) and QUEUE_OUT (from it), each in order; the
+ * CPU's are worker threads, so overlap is real without a GPU. An event is a point in a queue.
+ */
 #ifndef NIBBLE_AUTOGRAD_BACKEND_H
 #define NIBBLE_AUTOGRAD_BACKEND_H
 
@@ -25,10 +27,10 @@ typedef struct backend backend;
 typedef status (*op_function)(backend *b, const op_call *call);
 
 typedef struct backend_rates {
-    double gemm_flops;    /* per second, in the compute type */
-    double copy_bytes;    /* device memory, read + write, per second */
-    double host_bytes;    /* host to device and back, per second */
-    double disk_bytes;    /* per second; 0 = not measured */
+    double gemm_flops; /* per second, in the compute type */
+    double copy_bytes; /* device memory, read + write, per second */
+    double host_bytes; /* host to device and back, per second */
+    double disk_bytes; /* per second; 0 = not measured */
 } backend_rates;
 
 typedef struct backend_table {
@@ -47,20 +49,26 @@ typedef struct backend_table {
 
     /* bytes of scratch that a call of this shape needs; 0 for most */
     int64_t (*scratch)(backend *b, const op_shape *shape);
-    /* Makes whatever the library caches for this shape at these rows (primitives, heuristics). */
+    /* Makes whatever the library caches for this shape at these rows (primitives, heuristics).
+     */
     status (*prepare)(backend *b, const op_shape *shape);
 
     /* Enqueues on `q` (IN or OUT) after `after`; the event passes when the bytes are there. */
     event (*copy)(backend *b, queue q, void *to, const void *from, int64_t bytes, event after);
-    event (*read)(backend *b, queue q, const file *f, int64_t offset, void *to, int64_t bytes, event after);
+    event (*read)(backend *b, queue q, const file *f, int64_t offset, void *to, int64_t bytes,
+                  event after);
     /* `after` of compute: everything enqueued so far. */
     event (*mark)(backend *b);
-    /* Compute enqueued from now on waits for the event; returns seconds that the caller was held up. */
+    /* Compute enqueued from now on waits for the event; returns seconds that the caller was
+     * held up. */
     double (*await)(backend *b, event e);
     status (*sync)(backend *b); /* the host waits for all queues; returns the sticky error */
-    status (*fill)(backend *b, void *at, int byte, int64_t bytes);       /* in compute order */
-    status (*upload)(backend *b, void *to, const void *from, int64_t n); /* host memory, in compute order; `from` may be reused at once */
-    status (*download)(backend *b, void *to, const void *from, int64_t n); /* waits for compute */
+    status (*fill)(backend *b, void *at, int byte, int64_t bytes); /* in compute order */
+    status (*upload)(
+        backend *b, void *to, const void *from,
+        int64_t n); /* host memory, in compute order; `from` may be reused at once */
+    status (*download)(backend *b, void *to, const void *from,
+                       int64_t n); /* waits for compute */
 
     op_function forward[OP_COUNT], backward[OP_COUNT];
 } backend_table;

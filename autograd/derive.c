@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* Which slots need a gradient: trainable parameters, the carry if asked for, and what is computed
- * from them. */
+/* Which slots need a gradient: trainable parameters, the carry if asked for, and what is
+ * computed from them. */
 static void spread(const template_ *t, const bool *trainable, bool want_carry, bool *wants) {
     for (size_t s = 0; s < t->slot_count; s++) {
         const slot *q = &t->slots[s];
@@ -35,8 +35,8 @@ static int last_consumer(const template_ *t, slot_id s, int except) {
     return last;
 }
 
-/* Two inputs of record i have equal gradients: b's may live in a's buffer if a's gradient is set
- * here and nothing else is added to it before b's producer has read it. */
+/* Two inputs of record i have equal gradients: b's may live in a's buffer if a's gradient is
+ * set here and nothing else is added to it before b's producer has read it. */
 static bool can_share(const template_ *t, int i, slot_id a, slot_id b) {
     const slot *sa = &t->slots[a], *sb = &t->slots[b];
     if (a == b || sa->kind == SLOT_PARAMETER || sb->kind != SLOT_ACTIVATION) return false;
@@ -45,12 +45,13 @@ static bool can_share(const template_ *t, int i, slot_id a, slot_id b) {
     return last_consumer(t, b, i) < 0 && other < i && other < sb->producer;
 }
 
-/* The table's masks are supersets: a norm of (x + residual) reads the sum and not x, a rotation
- * without norms is undone from the positions alone. */
+/* The table's masks are supersets: a norm of (x + residual) reads the sum and not x, a
+ * rotation without norms is undone from the positions alone. */
 static uint32_t inputs_read(const record *r) {
     uint32_t mask = operation_get(r->op)->reads_inputs;
     if (r->op == OP_RMSNORM && r->in[RMSNORM_RESIDUAL] >= 0) mask &= ~(1u << RMSNORM_X);
-    if (r->op == OP_ROPE && r->in[ROPE_Q_NORM] < 0 && r->in[ROPE_K_NORM] < 0) mask &= ~(1u << ROPE_X);
+    if (r->op == OP_ROPE && r->in[ROPE_Q_NORM] < 0 && r->in[ROPE_K_NORM] < 0)
+        mask &= ~(1u << ROPE_X);
     return mask;
 }
 
@@ -111,7 +112,8 @@ status derive(const template_ *t, const bool *trainable, bool want_carry, bool h
     }
     for (size_t s = 0; s < t->slot_count; s++) d->gradient_as[s] = (slot_id)s;
     spread(t, trainable, want_carry, wants);
-    if (t->carry_out >= 0 && have_carry_out && wants[t->carry_out]) d->has_gradient[t->carry_out] = true;
+    if (t->carry_out >= 0 && have_carry_out && wants[t->carry_out])
+        d->has_gradient[t->carry_out] = true;
     for (size_t i = t->record_count; i-- > 0;) emit(t, (int)i, wants, d);
     mem_free(wants);
     return STATUS_OK;

@@ -9,8 +9,8 @@
 #include <time.h>
 
 enum {
-    BUCKET = 64,       /* rows are rounded up to a multiple of this, */
-    EXACT_ROWS = 16,   /* but so few rows are run as they are (decoding) */
+    BUCKET = 64,     /* rows are rounded up to a multiple of this, */
+    EXACT_ROWS = 16, /* but so few rows are run as they are (decoding) */
     PENDING_MOVES = 512
 };
 
@@ -43,7 +43,8 @@ static status prepare_all(engine *e) {
         for (size_t n = 0; n < q->schedule.step_count; n++) {
             op_shape shape;
             step_shape(&q->schedule, q->program, n, q->program->capacity, &shape);
-            op_function f = shape.backward ? e->b->table->backward[shape.op] : e->b->table->forward[shape.op];
+            op_function f = shape.backward ? e->b->table->backward[shape.op]
+                                           : e->b->table->forward[shape.op];
             if (!f)
                 return status_fail(STATUS_INTERNAL, "back end %s has no %s of operation %s",
                                    e->b->table->name, shape.backward ? "backward" : "forward",
@@ -58,7 +59,8 @@ status engine_open(engine **out, backend *b, const plan *p, const file *disk) {
     engine *e = *out = mem_alloc(sizeof *e, "the engine");
     if (!e) return STATUS_MEMORY;
     e->b = b, e->p = p, e->disk = disk;
-    e->last_rows = mem_alloc_array((size_t)p->program_count + 1, sizeof *e->last_rows, "the engine");
+    e->last_rows =
+        mem_alloc_array((size_t)p->program_count + 1, sizeof *e->last_rows, "the engine");
     status s = e->last_rows ? STATUS_OK : STATUS_MEMORY;
     if (s == STATUS_OK) s = arena_open(&e->device, b, false, p->device_bytes, b->pattern);
     if (s == STATUS_OK) s = arena_open(&e->host, b, true, p->host_bytes, b->pattern);
@@ -86,17 +88,20 @@ static char *home_of(const engine *e, parameter_id id) {
     const parameter *q = &e->p->table->items[id];
     const page_place *place = &e->p->pages[q->page];
     if (place->tier == TIER_DISK) return NULL;
-    return (place->tier == TIER_DEVICE ? e->device.base : e->host.base) + place->offset + q->offset;
+    return (place->tier == TIER_DEVICE ? e->device.base : e->host.base) + place->offset +
+           q->offset;
 }
 
 static bool on_device(const engine *e, parameter_id id) {
     return e->p->pages[e->p->table->items[id].page].tier == TIER_DEVICE;
 }
 
-status engine_load(engine *e, parameter_id id, const void *from, int64_t offset, int64_t bytes) {
+status engine_load(engine *e, parameter_id id, const void *from, int64_t offset,
+                   int64_t bytes) {
     char *at = home_of(e, id);
     if (!at)
-        return status_fail(STATUS_INTERNAL, "%s lives on disk and cannot be loaded", e->p->table->items[id].name);
+        return status_fail(STATUS_INTERNAL, "%s lives on disk and cannot be loaded",
+                           e->p->table->items[id].name);
     if (on_device(e, id)) return e->b->table->upload(e->b, at + offset, from, bytes);
     TRY(e->b->table->sync(e->b));
     pager_forget(e->pager, e->p->table->items[id].page);
@@ -107,7 +112,9 @@ status engine_load(engine *e, parameter_id id, const void *from, int64_t offset,
 status engine_store(engine *e, parameter_id id, void *to, int64_t offset, int64_t bytes) {
     const parameter *q = &e->p->table->items[id];
     char *at = home_of(e, id);
-    if (!at) return file_read_at(e->disk, to, (size_t)bytes, e->p->pages[q->page].offset + q->offset + offset);
+    if (!at)
+        return file_read_at(e->disk, to, (size_t)bytes,
+                            e->p->pages[q->page].offset + q->offset + offset);
     if (on_device(e, id)) return e->b->table->download(e->b, to, at + offset, bytes);
     TRY(e->b->table->sync(e->b));
     memcpy(to, at + offset, (size_t)bytes);
@@ -183,8 +190,8 @@ static status upload_input(engine *e, const buffer *b, const run_input *in, int6
     char *at = buffer_address(e, b);
     int64_t given = in->data ? in->rows : 0;
     if (given > b->format.rows)
-        return status_fail(STATUS_INTERNAL, "an input of %lld rows, at most %lld are planned", (long long)given,
-                           (long long)b->format.rows);
+        return status_fail(STATUS_INTERNAL, "an input of %lld rows, at most %lld are planned",
+                           (long long)given, (long long)b->format.rows);
     if (given) TRY(e->b->table->upload(e->b, at, in->data, given * row));
     if (b->follows_batch && rows > given)
         TRY(e->b->table->fill(e->b, at + given * row, in->pad, (rows - given) * row));
@@ -205,24 +212,37 @@ static void settle_moves(engine *e, int32_t n) {
 
 static void give_move(engine *e, const schedule *s, const move *m, int64_t rows) {
     const buffer *from = &s->buffers[m->from], *to = &s->buffers[m->to];
-    int64_t bytes = from->follows_batch ? rows * from->format.cols * dtype_bytes(from->format.type) : from->bytes;
+    int64_t bytes = from->follows_batch
+                        ? rows * from->format.cols * dtype_bytes(from->format.type)
+                        : from->bytes;
     char *host = e->host.base + e->p->offload_offset + from->host_offset;
     if (e->pending_count == PENDING_MOVES) settle_moves(e, INT32_MAX);
     event after = e->b->table->mark(e->b);
-    event done = m->out ? e->b->table->copy(e->b, QUEUE_OUT, host, buffer_address(e, from), bytes, after)
-                        : e->b->table->copy(e->b, QUEUE_IN, buffer_address(e, to), host, bytes, after);
+    event done =
+        m->out
+            ? e->b->table->copy(e->b, QUEUE_OUT, host, buffer_address(e, from), bytes, after)
+            : e->b->table->copy(e->b, QUEUE_IN, buffer_address(e, to), host, bytes, after);
     *(m->out ? &e->activations.out_bytes : &e->activations.in_bytes) += bytes;
     e->pending[e->pending_count].m = m;
     e->pending[e->pending_count++].e = done;
 }
 
-static status run_step(engine *e, const program_plan *q, int32_t n, const run_args *args, int64_t rows) {
+static status run_step(engine *e, const program_plan *q, int32_t n, const run_args *args,
+                       int64_t rows) {
     const schedule *s = &q->schedule;
     const step *st = &s->steps[n];
     const operation_row *row = operation_get(st->op);
-    op_call call = {.op = st->op, .attr = st->attr, .compute = q->program->compute, .rows = rows,
-                    .used = args->rows, .documents = args->documents, .selected = args->selected,
-                    .layer = st->layer, .seed = args->seed, .micro = args->micro, .add = st->add,
+    op_call call = {.op = st->op,
+                    .attr = st->attr,
+                    .compute = q->program->compute,
+                    .rows = rows,
+                    .used = args->rows,
+                    .documents = args->documents,
+                    .selected = args->selected,
+                    .layer = st->layer,
+                    .seed = args->seed,
+                    .micro = args->micro,
+                    .add = st->add,
                     .adam = args->adam};
     for (int i = 0; i < row->inputs; i++) {
         TRY(resolve(e, s, st->in[i], rows, &call.in[i]));
@@ -245,7 +265,8 @@ static status run_step(engine *e, const program_plan *q, int32_t n, const run_ar
     e->profile.seconds[st->op][back] += seconds_now() - began;
     e->profile.calls[st->op][back]++;
     if (result != STATUS_OK)
-        return status_prefix(result, "%s, layer %d%s", row->name, st->layer, back ? ", backward" : "");
+        return status_prefix(result, "%s, layer %d%s", row->name, st->layer,
+                             back ? ", backward" : "");
     return STATUS_OK;
 }
 
@@ -253,8 +274,9 @@ status engine_run(engine *e, int index, const run_args *args) {
     const program_plan *q = &e->p->programs[index];
     const schedule *s = &q->schedule;
     if (args->rows > q->program->capacity)
-        return status_fail(STATUS_INTERNAL, "program %s: %lld rows, planned for %lld", q->program->name,
-                           (long long)args->rows, (long long)q->program->capacity);
+        return status_fail(STATUS_INTERNAL, "program %s: %lld rows, planned for %lld",
+                           q->program->name, (long long)args->rows,
+                           (long long)q->program->capacity);
     int64_t rows = bucket_rows(q->program, args->rows);
     e->last_rows[index] = rows;
     for (size_t i = 0; i < q->program->input_count; i++)
@@ -281,21 +303,28 @@ status engine_output(engine *e, int index, const char *name, void *to, int64_t b
         if (strcmp(s->output_names[i], name)) continue;
         const buffer *b = &s->buffers[s->outputs[i]];
         if (bytes > b->bytes)
-            return status_fail(STATUS_INTERNAL, "output %s has %lld bytes, %lld were asked for", name,
+            return status_fail(STATUS_INTERNAL,
+                               "output %s has %lld bytes, %lld were asked for", name,
                                (long long)b->bytes, (long long)bytes);
         return e->b->table->download(e->b, to, buffer_address(e, b), bytes);
     }
-    return status_fail(STATUS_INTERNAL, "program %s has no output %s", e->p->programs[index].program->name, name);
+    return status_fail(STATUS_INTERNAL, "program %s has no output %s",
+                       e->p->programs[index].program->name, name);
 }
 
-status engine_sync(engine *e) { return e->b->table->sync(e->b); }
+status engine_sync(engine *e) {
+    return e->b->table->sync(e->b);
+}
 
 engine_traffic engine_traffic_of(const engine *e, mem_class c) {
     pager_traffic t = c == MEM_ACTIVATION ? e->activations : pager_traffic_of(e->pager, c);
-    return (engine_traffic){t.in_bytes, t.out_bytes, t.disk_bytes, t.stall_seconds, t.fetches, t.hits};
+    return (engine_traffic){t.in_bytes,      t.out_bytes, t.disk_bytes,
+                            t.stall_seconds, t.fetches,   t.hits};
 }
 
-const engine_profile *engine_profile_of(const engine *e) { return &e->profile; }
+const engine_profile *engine_profile_of(const engine *e) {
+    return &e->profile;
+}
 
 void engine_high_water(const engine *e, int64_t *device, int64_t *host) {
     *device = arena_high_water(&e->device);

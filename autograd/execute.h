@@ -1,8 +1,8 @@
 /* execute.h: the engine as its users see it: programs and parameters in, a plan, then runs.
  *
  *   engine_open: plans all programs over one arena, reserves it; nothing is allocated later.
- *   engine_load / engine_store: the host writes and reads parameters, wherever the plan put them.
- *   engine_run: one pass over a program's schedule.
+ *   engine_load / engine_store: the host writes and reads parameters, wherever the plan put
+ * them. engine_run: one pass over a program's schedule.
  *
  * One thread calls it. Errors of operations surface at engine_sync or at the next read. */
 #ifndef NIBBLE_AUTOGRAD_EXECUTE_H
@@ -14,17 +14,18 @@
 
 typedef struct engine engine;
 
-/* `plan` (made by plan_make from the same programs and table) is taken as it is and must outlive
- * the engine. `disk` is the file of the base's pages when the plan puts them on disk (page offsets
- * in the plan), else NULL. */
+/* `plan` (made by plan_make from the same programs and table) is taken as it is and must
+ * outlive the engine. `disk` is the file of the base's pages when the plan puts them on disk
+ * (page offsets in the plan), else NULL. */
 status engine_open(engine **out, backend *b, const plan *p, const file *disk);
 void engine_close(engine *e);
 
 /* Bytes of one parameter, n from `offset`, to and from wherever its page lives (not disk). */
-status engine_load(engine *e, parameter_id id, const void *from, int64_t offset, int64_t bytes);
+status engine_load(engine *e, parameter_id id, const void *from, int64_t offset,
+                   int64_t bytes);
 status engine_store(engine *e, parameter_id id, void *to, int64_t offset, int64_t bytes);
-/* Host-addressable tensor of a parameter whose page is on the host or, on the CPU back end, resident;
- * NULL data otherwise. Loading quantizes straight into it. */
+/* Host-addressable tensor of a parameter whose page is on the host or, on the CPU back end,
+ * resident; NULL data otherwise. Loading quantizes straight into it. */
 tensor engine_host_view(engine *e, parameter_id id);
 status engine_zero_class(engine *e, mem_class c);
 /* The contiguous resident range of a class (gradients): address on the device and bytes. */
@@ -37,7 +38,7 @@ typedef struct run_input {
 } run_input;
 
 typedef struct run_args {
-    int64_t rows;       /* real rows of the batch; bucketed inside */
+    int64_t rows; /* real rows of the batch; bucketed inside */
     int64_t documents, selected;
     uint64_t seed, micro;
     const run_input *inputs; /* in the order of program_input */

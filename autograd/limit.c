@@ -9,7 +9,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 /* /proc files have size 0: read until the end. */
 static bool read_small(const char *path, char *text, size_t bytes) {
@@ -48,8 +50,10 @@ int64_t plan_host_limit(int64_t outside) {
         if (available) limit = smaller(limit, available);
     }
     long long max, current;
-    if (read_small("/sys/fs/cgroup/memory.max", text, sizeof text) && sscanf(text, "%lld", &max) == 1 &&
-        read_small("/sys/fs/cgroup/memory.current", text, sizeof text) && sscanf(text, "%lld", &current) == 1)
+    if (read_small("/sys/fs/cgroup/memory.max", text, sizeof text) &&
+        sscanf(text, "%lld", &max) == 1 &&
+        read_small("/sys/fs/cgroup/memory.current", text, sizeof text) &&
+        sscanf(text, "%lld", &current) == 1)
         limit = smaller(limit, max > current ? max - current : 0);
     if (limit == INT64_MAX) return 0;
     return limit > outside ? limit - outside : 1;

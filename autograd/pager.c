@@ -8,8 +8,8 @@ enum { NO_PAGE = -1, MOST_SLOTS = 64, NEVER = INT32_MAX };
 
 typedef struct page_slot {
     int32_t page;
-    bool dirty;   /* written since it was fetched */
-    event ready;  /* the fetch */
+    bool dirty;  /* written since it was fetched */
+    event ready; /* the fetch */
 } page_slot;
 
 struct pager {
@@ -18,20 +18,25 @@ struct pager {
     char *device, *host;
     const file *disk;
     page_slot slots[MEM_CLASS_COUNT][MOST_SLOTS];
-    int32_t *slot_of;  /* [pages] or -1 */
-    event *left;       /* [pages] its last write-back */
+    int32_t *slot_of; /* [pages] or -1 */
+    event *left;      /* [pages] its last write-back */
     const schedule *s;
-    size_t next_use;   /* first use not yet begun */
-    bool *held;        /* [uses of the schedule] begun and not over */
+    size_t next_use; /* first use not yet begun */
+    bool *held;      /* [uses of the schedule] begun and not over */
     size_t held_capacity;
-    size_t oldest;     /* first use that may still be held */
+    size_t oldest; /* first use that may still be held */
     pager_traffic traffic[MEM_CLASS_COUNT];
 };
 
-static mem_class class_of(const pager *g, int32_t page) { return g->p->table->pages[page].class; }
-static bool streamed(const pager *g, int32_t page) { return g->p->pages[page].tier != TIER_DEVICE; }
+static mem_class class_of(const pager *g, int32_t page) {
+    return g->p->table->pages[page].class;
+}
+static bool streamed(const pager *g, int32_t page) {
+    return g->p->pages[page].tier != TIER_DEVICE;
+}
 
-status pager_open(pager **out, backend *b, const plan *p, char *device, char *host, const file *disk) {
+status pager_open(pager **out, backend *b, const plan *p, char *device, char *host,
+                  const file *disk) {
     pager *g = *out = mem_alloc(sizeof *g, "the pager");
     if (!g) return STATUS_MEMORY;
     g->b = b, g->p = p, g->device = device, g->host = host, g->disk = disk;
@@ -48,7 +53,8 @@ status pager_open(pager **out, backend *b, const plan *p, char *device, char *ho
     }
     for (size_t i = 0; i < p->table->page_count; i++) g->slot_of[i] = -1;
     for (int c = 0; c < MEM_CLASS_COUNT; c++) {
-        if (p->slots[c] > MOST_SLOTS) return status_fail(STATUS_USAGE, "memory.slots: at most %d", MOST_SLOTS);
+        if (p->slots[c] > MOST_SLOTS)
+            return status_fail(STATUS_USAGE, "memory.slots: at most %d", MOST_SLOTS);
         for (int k = 0; k < MOST_SLOTS; k++) g->slots[c][k].page = NO_PAGE;
     }
     return STATUS_OK;
@@ -72,8 +78,8 @@ static bool held_now(const pager *g, int32_t page) {
     return false;
 }
 
-/* First step of the next visit to the page; when the order comes round again (the next micro-step
- * starts where this one did), counted after the end. */
+/* First step of the next visit to the page; when the order comes round again (the next
+ * micro-step starts where this one did), counted after the end. */
 static int32_t next_visit(const pager *g, int32_t page) {
     for (size_t u = g->next_use; u < g->s->use_count; u++)
         if (g->s->uses[u].page == page) return g->s->uses[u].first;
@@ -85,8 +91,9 @@ static int32_t next_visit(const pager *g, int32_t page) {
 static void write_back(pager *g, mem_class c, page_slot *slot, int k) {
     int32_t page = slot->page;
     if (!slot->dirty) return;
-    g->left[page] = g->b->table->copy(g->b, QUEUE_OUT, g->host + g->p->pages[page].offset, slot_address(g, c, k),
-                                   g->p->table->pages[page].bytes, g->b->table->mark(g->b));
+    g->left[page] = g->b->table->copy(g->b, QUEUE_OUT, g->host + g->p->pages[page].offset,
+                                      slot_address(g, c, k), g->p->table->pages[page].bytes,
+                                      g->b->table->mark(g->b));
     slot->dirty = false;
     g->traffic[c].out_bytes += g->p->table->pages[page].bytes;
 }
@@ -119,8 +126,8 @@ static void fetch(pager *g, int32_t page, int k) {
     g->slot_of[page] = k;
 }
 
-/* The slot to take for a page: an empty one, else the one needed latest; -1 when every page is held or
- * needed before step `before`. */
+/* The slot to take for a page: an empty one, else the one needed latest; -1 when every page is
+ * held or needed before step `before`. */
 static int victim(const pager *g, mem_class c, int32_t before) {
     int best = -1;
     int32_t latest = before;
@@ -150,12 +157,14 @@ void pager_begin(pager *g, const schedule *s) {
 static status begin_use(pager *g, size_t use) {
     int32_t page = g->s->uses[use].page;
     mem_class c = class_of(g, page);
-    if (g->slot_of[page] >= 0) g->traffic[c].hits++;
+    if (g->slot_of[page] >= 0)
+        g->traffic[c].hits++;
     else {
         int k = victim(g, c, -1);
         if (k < 0)
-            return status_fail(STATUS_INTERNAL, "pager: no slot for page %d (%s, layer %d): %d slots", page,
-                               mem_class_name(c), g->p->table->pages[page].group, g->p->slots[c]);
+            return status_fail(
+                STATUS_INTERNAL, "pager: no slot for page %d (%s, layer %d): %d slots", page,
+                mem_class_name(c), g->p->table->pages[page].group, g->p->slots[c]);
         fetch(g, page, k);
     }
     page_slot *slot = &g->slots[c][g->slot_of[page]];
@@ -193,7 +202,8 @@ status pager_step(pager *g, int32_t n) {
 void pager_end(pager *g) {
     for (int c = 0; c < MEM_CLASS_COUNT; c++)
         for (int k = 0; k < g->p->slots[c]; k++)
-            if (g->slots[c][k].page != NO_PAGE) write_back(g, (mem_class)c, &g->slots[c][k], k);
+            if (g->slots[c][k].page != NO_PAGE)
+                write_back(g, (mem_class)c, &g->slots[c][k], k);
 }
 
 status pager_address(pager *g, int32_t page, char **at) {
@@ -205,7 +215,8 @@ status pager_address(pager *g, int32_t page, char **at) {
     mem_class c = class_of(g, page);
     int k = g->slot_of[page];
     if (k < 0 || g->slots[c][k].ready.ticket)
-        return status_fail(STATUS_INTERNAL, "pager: page %d (%s, layer %d) is read before it is ready", page,
+        return status_fail(STATUS_INTERNAL,
+                           "pager: page %d (%s, layer %d) is read before it is ready", page,
                            mem_class_name(c), g->p->table->pages[page].group);
     *at = slot_address(g, c, k);
     return STATUS_OK;
@@ -218,4 +229,6 @@ void pager_forget(pager *g, int32_t page) {
     g->slot_of[page] = -1;
 }
 
-pager_traffic pager_traffic_of(const pager *g, mem_class c) { return g->traffic[c]; }
+pager_traffic pager_traffic_of(const pager *g, mem_class c) {
+    return g->traffic[c];
+}

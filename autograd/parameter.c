@@ -6,8 +6,9 @@
 #include <string.h>
 
 const char *mem_class_name(mem_class c) {
-    static const char *const names[] = {"base",       "embedding", "adapter",   "gradient", "optimizer",
-                                        "state",      "activation", "cache",    "input",    "workspace"};
+    static const char *const names[] = {"base",      "embedding", "adapter",    "gradient",
+                                        "optimizer", "state",     "activation", "cache",
+                                        "input",     "workspace"};
     _Static_assert(sizeof names / sizeof *names == MEM_CLASS_COUNT, "a name for each class");
     return names[c];
 }
@@ -38,8 +39,8 @@ static status page_of(parameter_table *t, mem_class class, int32_t group, int32_
     return STATUS_OK;
 }
 
-status parameter_add(parameter_table *t, const char *name, tensor_format format, mem_class class,
-                     int32_t group, parameter_id *out) {
+status parameter_add(parameter_table *t, const char *name, tensor_format format,
+                     mem_class class, int32_t group, parameter_id *out) {
     *out = PARAMETER_NONE;
     int64_t bytes, end;
     TRY(format_bytes(&format, &bytes));
@@ -57,8 +58,12 @@ status parameter_add(parameter_table *t, const char *name, tensor_format format,
     char *copy = mem_strdup(name);
     if (!copy) return STATUS_MEMORY;
     p->bytes = end;
-    t->items[t->count] = (parameter){.name = copy, .format = format, .bytes = bytes, .page = at,
-                                     .offset = offset, .gradient = PARAMETER_NONE};
+    t->items[t->count] = (parameter){.name = copy,
+                                     .format = format,
+                                     .bytes = bytes,
+                                     .page = at,
+                                     .offset = offset,
+                                     .gradient = PARAMETER_NONE};
     *out = (parameter_id)t->count++;
     return STATUS_OK;
 }

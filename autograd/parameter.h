@@ -1,9 +1,10 @@
-/* parameter.h: everything that outlives a step: weights, adapters, gradients, optimizer states,
- * tables. One table per run, shared by all its programs.
+/* parameter.h: everything that outlives a step: weights, adapters, gradients, optimizer
+ * states, tables. One table per run, shared by all its programs.
  *
- * A parameter is a format in a page; a page is what the pager moves as one piece: all parameters of
- * one class and one layer, laid out here, once. Where a page lives (device, host, disk) is the
- * plan's decision, not the table's. 8B: a layer's base page is 112.5 MB, 70B: 441 MB. */
+ * A parameter is a format in a page; a page is what the pager moves as one piece: all
+ * parameters of one class and one layer, laid out here, once. Where a page lives (device,
+ * host, disk) is the plan's decision, not the table's. 8B: a layer's base page is 112.5 MB,
+ * 70B: 441 MB. */
 #ifndef NIBBLE_AUTOGRAD_PARAMETER_H
 #define NIBBLE_AUTOGRAD_PARAMETER_H
 
@@ -30,7 +31,7 @@ typedef int32_t parameter_id;
 enum { PARAMETER_NONE = -1 };
 
 typedef struct parameter {
-    char *name;            /* "model.layers.3.self_attn.q_proj.weight" */
+    char *name; /* "model.layers.3.self_attn.q_proj.weight" */
     tensor_format format;
     int64_t bytes;
     int32_t page;
@@ -40,9 +41,9 @@ typedef struct parameter {
 
 typedef struct page {
     mem_class class;
-    int32_t group;  /* layer, or -1 */
+    int32_t group; /* layer, or -1 */
     int64_t bytes;
-    bool written;   /* by a program (optimizer states): must be written back when it leaves */
+    bool written; /* by a program (optimizer states): must be written back when it leaves */
 } page;
 
 typedef struct parameter_table {
@@ -58,8 +59,8 @@ void parameter_table_init(parameter_table *t, int64_t alignment);
 void parameter_table_free(parameter_table *t);
 
 /* Adds a parameter to the page of (class, group), made when new. The name is copied. */
-status parameter_add(parameter_table *t, const char *name, tensor_format format, mem_class class,
-                     int32_t group, parameter_id *out);
+status parameter_add(parameter_table *t, const char *name, tensor_format format,
+                     mem_class class, int32_t group, parameter_id *out);
 /* PARAMETER_NONE when there is no such name. Linear. */
 parameter_id parameter_find(const parameter_table *t, const char *name);
 /* `of` is trainable; its gradient accumulates in `gradient` (f32, same rows x cols). */

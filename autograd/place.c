@@ -1,4 +1,5 @@
-/* place.c: offsets for a schedule's buffers by first fit over their lifetimes, largest first. */
+/* place.c: offsets for a schedule's buffers by first fit over their lifetimes, largest first.
+ */
 #include "autograd/schedule.h"
 #include "common/alloc.h"
 #include "common/checked.h"
@@ -13,10 +14,14 @@ static int larger_first(const void *a, const void *b) {
     return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x < y ? -1 : x > y);
 }
 
-static bool overlap(const buffer *a, const buffer *b) { return a->first <= b->last && b->first <= a->last; }
+static bool overlap(const buffer *a, const buffer *b) {
+    return a->first <= b->last && b->first <= a->last;
+}
 
-/* The lowest gap between the already placed buffers (sorted by offset) that are alive meanwhile. */
-static int64_t first_gap(const schedule *s, const int32_t *placed, size_t n, const buffer *b, int64_t align) {
+/* The lowest gap between the already placed buffers (sorted by offset) that are alive
+ * meanwhile. */
+static int64_t first_gap(const schedule *s, const int32_t *placed, size_t n, const buffer *b,
+                         int64_t align) {
     int64_t at = 0;
     for (size_t i = 0; i < n; i++) {
         const buffer *o = &s->buffers[placed[i]];
@@ -42,7 +47,8 @@ int64_t schedule_place(schedule *s, int64_t align) {
         b->offset = first_gap(s, placed, i, b, align);
         if (b->offset + b->bytes > high) high = b->offset + b->bytes;
         size_t k = i; /* keep `placed` sorted by offset */
-        while (k > 0 && s->buffers[placed[k - 1]].offset > b->offset) placed[k] = placed[k - 1], k--;
+        while (k > 0 && s->buffers[placed[k - 1]].offset > b->offset)
+            placed[k] = placed[k - 1], k--;
         placed[k] = order[i];
     }
     mem_free(order);

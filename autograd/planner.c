@@ -1,5 +1,6 @@
-/* planner.c: see planner.h. What each choice costs is found by making the plan again, with the same
- * code; that is how `auto` chooses and how remedies are checked before they are offered. */
+/* planner.c: see planner.h. What each choice costs is found by making the plan again, with the
+ * same code; that is how `auto` chooses and how remedies are checked before they are offered.
+ */
 #include "autograd/planner.h"
 #include "autograd/pager.h"
 #include "common/alloc.h"
@@ -23,7 +24,9 @@ static tier tier_of(const plan *p, mem_class c) {
     return c == MEM_BASE && p->policy.base == BASE_DISK ? TIER_DISK : TIER_HOST;
 }
 
-static int64_t align_of(const plan *p) { return p->backend->table->alignment; }
+static int64_t align_of(const plan *p) {
+    return p->backend->table->alignment;
+}
 
 /* Resident pages by class, then the streaming slots; host pages. */
 static void place_pages(plan *p) {
@@ -108,7 +111,8 @@ static void count_costs(program_plan *q, const backend_rates *rates) {
         q->bytes += row->bytes(&shape);
     }
     for (size_t i = 0; i < s->move_count; i++)
-        *(s->moves[i].out ? &q->moved_out : &q->moved_in) += s->buffers[s->moves[i].from].bytes;
+        *(s->moves[i].out ? &q->moved_out : &q->moved_in) +=
+            s->buffers[s->moves[i].from].bytes;
     if (!rates || rates->gemm_flops <= 0) return;
     double compute = q->flops / rates->gemm_flops + q->bytes / rates->copy_bytes;
     double moved = (double)(q->moved_in + q->moved_out) / rates->host_bytes;
@@ -128,7 +132,8 @@ static status rehearse_pages(plan *p, program_plan *q, backend *rehearsal) {
         before = after;
         after = (pager_traffic){0};
         pager_begin(g, &q->schedule);
-        for (int32_t n = 0; n < (int32_t)q->schedule.step_count && s == STATUS_OK; n++) s = pager_step(g, n);
+        for (int32_t n = 0; n < (int32_t)q->schedule.step_count && s == STATUS_OK; n++)
+            s = pager_step(g, n);
         pager_end(g);
         for (int c = 0; c < MEM_CLASS_COUNT; c++) {
             pager_traffic t = pager_traffic_of(g, (mem_class)c);
@@ -154,7 +159,8 @@ static status plan_program(plan *p, int i, const program *pr, int kept_layers) {
     activation_mode *modes = mem_alloc_array((size_t)layers + 1, sizeof *modes, "the planner");
     if (!modes) return STATUS_MEMORY;
     for (int l = 0; l < layers; l++) /* the last layers' values are needed again first */
-        modes[l] = kept_layers >= 0 && l >= layers - kept_layers ? ACTIVATIONS_KEEP : p->policy.activations;
+        modes[l] = kept_layers >= 0 && l >= layers - kept_layers ? ACTIVATIONS_KEEP
+                                                                 : p->policy.activations;
     status s = schedule_make(&q->schedule, pr, p->backend, modes);
     mem_free(modes);
     TRY(s);
@@ -164,8 +170,9 @@ static status plan_program(plan *p, int i, const program *pr, int kept_layers) {
     return STATUS_OK;
 }
 
-static status attempt(plan **out, backend *b, const parameter_table *table, const program *const *programs,
-                      int count, const plan_policy *policy, int kept_layers) {
+static status attempt(plan **out, backend *b, const parameter_table *table,
+                      const program *const *programs, int count, const plan_policy *policy,
+                      int kept_layers) {
     plan *p = *out = mem_alloc(sizeof *p, "a plan");
     if (!p) return STATUS_MEMORY;
     p->table = table, p->backend = b, p->policy = *policy, p->program_count = count;
@@ -196,13 +203,16 @@ static status attempt(plan **out, backend *b, const parameter_table *table, cons
 
 void plan_free(plan *p) {
     if (!p) return;
-    for (int i = 0; i < p->program_count && p->programs; i++) schedule_free(&p->programs[i].schedule);
+    for (int i = 0; i < p->program_count && p->programs; i++)
+        schedule_free(&p->programs[i].schedule);
     mem_free(p->programs);
     mem_free(p->pages);
     mem_free(p);
 }
 
-void plan_set_disk(plan *p, int32_t id, int64_t file_offset) { p->pages[id].offset = file_offset; }
+void plan_set_disk(plan *p, int32_t id, int64_t file_offset) {
+    p->pages[id].offset = file_offset;
+}
 
 /* ---- budgets, auto, remedies ---- */
 
@@ -212,7 +222,8 @@ static int64_t excess(const plan *p) {
     int64_t over = 0;
     if (q->device_budget) over = max_i64(over, p->device_bytes - q->device_budget);
     if (q->host_budget) over = max_i64(over, p->host_bytes - q->host_budget);
-    if (q->total_budget) over = max_i64(over, p->device_bytes + p->host_bytes - q->total_budget);
+    if (q->total_budget)
+        over = max_i64(over, p->device_bytes + p->host_bytes - q->total_budget);
     return over;
 }
 
@@ -225,14 +236,17 @@ typedef struct request {
 } request;
 
 /* Plans; *fits tells whether it is within the budgets, and *out is only kept if so. */
-static status consider(request *r, const plan_policy *policy, int kept, plan **out, bool *fits) {
+static status consider(request *r, const plan_policy *policy, int kept, plan **out,
+                       bool *fits) {
     plan *p;
     TRY(attempt(&p, r->b, r->table, r->programs, r->count, policy, kept));
     int64_t over = excess(p);
     *fits = over <= 0;
     if (over < r->least) r->least = over;
-    if (*fits) *out = p;
-    else plan_free(p);
+    if (*fits)
+        *out = p;
+    else
+        plan_free(p);
     return STATUS_OK;
 }
 
@@ -262,7 +276,8 @@ static status most_kept(request *r, plan_policy policy, plan **out, bool *fits) 
     return STATUS_OK;
 }
 
-static status choose_activations(request *r, const plan_policy *policy, plan **out, bool *fits) {
+static status choose_activations(request *r, const plan_policy *policy, plan **out,
+                                 bool *fits) {
     if (policy->activations == ACTIVATIONS_AUTO) return most_kept(r, *policy, out, fits);
     return consider(r, policy, -1, out, fits);
 }
@@ -277,7 +292,8 @@ static status choose(request *r, const plan_policy *policy, plan **out, bool *fi
     for (int i = 0; i < 3 && !*fits; i++) {
         q.base = order[i];
         if (q.base == BASE_DISK && !q.disk_possible) continue;
-        if (q.base == BASE_HOST && q.total_budget && !q.device_budget) continue; /* the same memory */
+        if (q.base == BASE_HOST && q.total_budget && !q.device_budget)
+            continue; /* the same memory */
         TRY(choose_activations(r, &q, out, fits));
     }
     return STATUS_OK;
@@ -296,8 +312,10 @@ static void remedies(request *r, const plan_policy *policy, char *text, size_t b
         {"memory.activations=offload", ACTIVATIONS_OFFLOAD, BASE_AUTO, false},
         {"memory.base=host", ACTIVATIONS_AUTO, BASE_HOST, false},
         {"memory.base=disk", ACTIVATIONS_AUTO, BASE_DISK, false},
-        {"memory.base=disk memory.activations=recompute", ACTIVATIONS_RECOMPUTE, BASE_DISK, false},
-        {"memory.base=disk memory.activations=recompute memory.optimizer=paged", ACTIVATIONS_RECOMPUTE, BASE_DISK, true},
+        {"memory.base=disk memory.activations=recompute", ACTIVATIONS_RECOMPUTE, BASE_DISK,
+         false},
+        {"memory.base=disk memory.activations=recompute memory.optimizer=paged",
+         ACTIVATIONS_RECOMPUTE, BASE_DISK, true},
     };
     int offered = 0;
     text[0] = 0;
@@ -306,7 +324,8 @@ static void remedies(request *r, const plan_policy *policy, char *text, size_t b
         if (list[i].activations != ACTIVATIONS_AUTO) q.activations = list[i].activations;
         if (list[i].base != BASE_AUTO) q.base = list[i].base;
         q.page_optimizer |= list[i].page;
-        if (!memcmp(&q, policy, sizeof q) || (list[i].base == BASE_DISK && !q.disk_possible)) continue;
+        if (!memcmp(&q, policy, sizeof q) || (list[i].base == BASE_DISK && !q.disk_possible))
+            continue;
         plan *p = NULL;
         bool fits;
         if (choose(r, &q, &p, &fits) != STATUS_OK || !fits) continue;
@@ -315,7 +334,8 @@ static void remedies(request *r, const plan_policy *policy, char *text, size_t b
         snprintf(text + n, bytes - n, "%s%s", offered++ ? "; or " : "", list[i].words);
     }
     if (!offered)
-        snprintf(text, bytes, "a smaller sequence_len or micro_batch_size (no placement of this one fits)");
+        snprintf(text, bytes,
+                 "a smaller sequence_len or micro_batch_size (no placement of this one fits)");
 }
 
 /* FLOPs, traffic and time of every program. */
@@ -331,8 +351,9 @@ static status price(plan *p, const backend_rates *rates) {
     return s;
 }
 
-status plan_make(plan **out, backend *b, const parameter_table *table, const program *const *programs,
-                 int count, const plan_policy *policy, const backend_rates *rates) {
+status plan_make(plan **out, backend *b, const parameter_table *table,
+                 const program *const *programs, int count, const plan_policy *policy,
+                 const backend_rates *rates) {
     *out = NULL;
     request r = {b, table, programs, count, INT64_MAX};
     bool fits;
@@ -348,6 +369,8 @@ status plan_make(plan **out, backend *b, const parameter_table *table, const pro
     int64_t missing = r.least;
     char text[512];
     remedies(&r, policy, text, sizeof text);
-    return status_fail(STATUS_MEMORY, "the plan needs %.1f MiB more than the memory allowed; what would fit: %s",
-                       (double)missing / 1048576.0, text);
+    return status_fail(
+        STATUS_MEMORY,
+        "the plan needs %.1f MiB more than the memory allowed; what would fit: %s",
+        (double)missing / 1048576.0, text);
 }

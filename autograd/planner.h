@@ -18,12 +18,12 @@ typedef enum base_place { BASE_AUTO, BASE_RESIDENT, BASE_HOST, BASE_DISK } base_
 
 typedef struct plan_policy {
     int64_t device_budget, host_budget; /* bytes; 0 = no limit */
-    int64_t total_budget;               /* of both together, where they are the same memory; 0 = no limit */
-    activation_mode activations;        /* or ACTIVATIONS_AUTO */
+    int64_t total_budget; /* of both together, where they are the same memory; 0 = no limit */
+    activation_mode activations; /* or ACTIVATIONS_AUTO */
     base_place base;
-    int slots;                          /* of every streamed class, >= 1; 0 = 2 */
+    int slots; /* of every streamed class, >= 1; 0 = 2 */
     bool page_optimizer;
-    bool disk_possible;                 /* a cache file with the pages is or will be there */
+    bool disk_possible; /* a cache file with the pages is or will be there */
 } plan_policy;
 
 typedef struct page_place {
@@ -34,13 +34,14 @@ typedef struct page_place {
 typedef struct program_plan {
     const program *program;
     schedule schedule;
-    int64_t transient_bytes; /* device */
-    int64_t offload_bytes;   /* host */
-    double flops, bytes;     /* of one run at capacity */
-    int64_t pages_in, pages_out;  /* page bytes of a run that follows one like it; disk_read of them from disk */
-    int64_t first_in;             /* page bytes of the first run */
+    int64_t transient_bytes;     /* device */
+    int64_t offload_bytes;       /* host */
+    double flops, bytes;         /* of one run at capacity */
+    int64_t pages_in, pages_out; /* page bytes of a run that follows one like it; disk_read of
+                                    them from disk */
+    int64_t first_in;            /* page bytes of the first run */
     int64_t moved_in, moved_out, disk_read; /* with offloaded activations, at capacity */
-    double seconds;          /* predicted for one run at capacity; 0 without rates */
+    double seconds; /* predicted for one run at capacity; 0 without rates */
 } program_plan;
 
 typedef struct plan {
@@ -49,26 +50,28 @@ typedef struct plan {
     plan_policy policy; /* resolved: no AUTO left */
     int kept_layers;    /* of a recomputing plan: this many last layers keep; -1 none */
     page_place *pages;  /* [table->page_count] */
-    int slots[MEM_CLASS_COUNT];          /* 0: the class is resident */
-    int64_t slot_bytes[MEM_CLASS_COUNT]; /* one slot */
-    int64_t slot_offset[MEM_CLASS_COUNT];/* the first, in the device arena */
+    int slots[MEM_CLASS_COUNT];           /* 0: the class is resident */
+    int64_t slot_bytes[MEM_CLASS_COUNT];  /* one slot */
+    int64_t slot_offset[MEM_CLASS_COUNT]; /* the first, in the device arena */
     program_plan *programs;
     int program_count;
-    int64_t transient_offset;            /* in the device arena */
-    int64_t offload_offset;              /* in the host arena */
-    int64_t device_bytes, host_bytes;    /* arenas */
-    int64_t class_device[MEM_CLASS_COUNT], class_host[MEM_CLASS_COUNT], class_disk[MEM_CLASS_COUNT];
+    int64_t transient_offset;         /* in the device arena */
+    int64_t offload_offset;           /* in the host arena */
+    int64_t device_bytes, host_bytes; /* arenas */
+    int64_t class_device[MEM_CLASS_COUNT], class_host[MEM_CLASS_COUNT],
+        class_disk[MEM_CLASS_COUNT];
 } plan;
 
-/* STATUS_MEMORY when it does not fit; the message says what is missing and which settings, each
- * planned again here, would fit. `rates` may be NULL. */
-status plan_make(plan **out, backend *b, const parameter_table *table, const program *const *programs,
-                 int count, const plan_policy *policy, const backend_rates *rates);
+/* STATUS_MEMORY when it does not fit; the message says what is missing and which settings,
+ * each planned again here, would fit. `rates` may be NULL. */
+status plan_make(plan **out, backend *b, const parameter_table *table,
+                 const program *const *programs, int count, const plan_policy *policy,
+                 const backend_rates *rates);
 void plan_free(plan *p);
 /* Where page `page` starts in the cache file. */
 void plan_set_disk(plan *p, int32_t page, int64_t file_offset);
-/* Bytes that the process may use: the smallest of RLIMIT_DATA, RLIMIT_AS, the cgroup's limit and
- * the memory available, less `outside`. */
+/* Bytes that the process may use: the smallest of RLIMIT_DATA, RLIMIT_AS, the cgroup's limit
+ * and the memory available, less `outside`. */
 int64_t plan_host_limit(int64_t outside);
 
 #endif

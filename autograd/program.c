@@ -1,5 +1,6 @@
-/* program.c: recording. Each builder checks its operands' shapes, appends one record and makes the
- * output slots; the first error sticks. Deriving the backward pass is derive.c's matter. */
+/* program.c: recording. Each builder checks its operands' shapes, appends one record and makes
+ * the output slots; the first error sticks. Deriving the backward pass is derive.c's matter.
+ */
 #include "autograd/program.h"
 #include "common/alloc.h"
 
@@ -34,8 +35,8 @@ static bool open_for(program *p, const char *call) {
 }
 
 /* ---- the program, its templates and sections ---- */
-status program_open(program **out, const char *name, const parameter_table *table, dtype compute,
-                    int64_t capacity, bool backward) {
+status program_open(program **out, const char *name, const parameter_table *table,
+                    dtype compute, int64_t capacity, bool backward) {
     program *p = *out = mem_alloc(sizeof *p, "a program");
     if (!p) return STATUS_MEMORY;
     snprintf(p->name, sizeof p->name, "%s", name);
@@ -78,16 +79,19 @@ static template_ *current(program *p, const char *call) {
     return &p->templates[p->template_count - 1];
 }
 
-static slot_id add_slot(program *p, template_ *t, slot_kind kind, tensor_format format, int producer, int index) {
+static slot_id add_slot(program *p, template_ *t, slot_kind kind, tensor_format format,
+                        int producer, int index) {
     if (t->slot_count >= TEMPLATE_SLOTS) {
-        refuse(p, "program %s: template %s has more than %d slots", p->name, t->name, TEMPLATE_SLOTS);
+        refuse(p, "program %s: template %s has more than %d slots", p->name, t->name,
+               TEMPLATE_SLOTS);
         return SLOT_NONE;
     }
     if (mem_grow(&t->slots, &t->slot_capacity, t->slot_count + 1, sizeof *t->slots, "slots")) {
         memory(p);
         return SLOT_NONE;
     }
-    t->slots[t->slot_count] = (slot){.kind = kind, .format = format, .producer = producer, .index = index};
+    t->slots[t->slot_count] =
+        (slot){.kind = kind, .format = format, .producer = producer, .index = index};
     return (slot_id)t->slot_count++;
 }
 
@@ -97,7 +101,8 @@ slot_id program_input(program *p, const char *name, tensor_format format) {
         refuse(p, "program %s: input %s declared after the first template", p->name, name);
         return SLOT_NONE;
     }
-    if (mem_grow(&p->inputs, &p->input_capacity, p->input_count + 1, sizeof *p->inputs, "inputs")) {
+    if (mem_grow(&p->inputs, &p->input_capacity, p->input_count + 1, sizeof *p->inputs,
+                 "inputs")) {
         memory(p);
         return SLOT_NONE;
     }
@@ -109,8 +114,8 @@ slot_id program_input(program *p, const char *name, tensor_format format) {
 
 int program_template(program *p, const char *name) {
     if (!open_for(p, "program_template")) return -1;
-    if (mem_grow(&p->templates, &p->template_capacity, p->template_count + 1, sizeof *p->templates,
-                 "templates")) {
+    if (mem_grow(&p->templates, &p->template_capacity, p->template_count + 1,
+                 sizeof *p->templates, "templates")) {
         memory(p);
         return -1;
     }
@@ -119,7 +124,8 @@ int program_template(program *p, const char *name) {
     snprintf(t->name, sizeof t->name, "%s", name);
     t->carry_in = t->carry_out = SLOT_NONE;
     p->template_count++;
-    for (size_t i = 0; i < p->input_count; i++) { /* slot ids of inputs are the same everywhere */
+    for (size_t i = 0; i < p->input_count;
+         i++) { /* slot ids of inputs are the same everywhere */
         slot_id s = add_slot(p, t, SLOT_INPUT, p->inputs[i].format, -1, (int)i);
         if (s < 0) return -1;
         snprintf(t->slots[s].name, sizeof t->slots[s].name, "%s", p->inputs[i].name);
@@ -130,10 +136,12 @@ int program_template(program *p, const char *name) {
 void program_section(program *p, int index) {
     if (!open_for(p, "program_section")) return;
     if (index < 0 || (size_t)index >= p->template_count) {
-        refuse(p, "program %s: section of template %d, there are %zu", p->name, index, p->template_count);
+        refuse(p, "program %s: section of template %d, there are %zu", p->name, index,
+               p->template_count);
         return;
     }
-    if (mem_grow(&p->sections, &p->section_capacity, p->section_count + 1, sizeof *p->sections, "sections")) {
+    if (mem_grow(&p->sections, &p->section_capacity, p->section_count + 1, sizeof *p->sections,
+                 "sections")) {
         memory(p);
         return;
     }
@@ -141,7 +149,8 @@ void program_section(program *p, int index) {
 }
 
 static bool same_format(const tensor_format *a, const tensor_format *b) {
-    return a->type == b->type && a->rows == b->rows && a->cols == b->cols && a->nested == b->nested;
+    return a->type == b->type && a->rows == b->rows && a->cols == b->cols &&
+           a->nested == b->nested;
 }
 
 void program_bind(program *p, int32_t layer, const parameter_id *ids, int count) {
@@ -153,8 +162,8 @@ void program_bind(program *p, int32_t layer, const parameter_id *ids, int count)
     section *s = &p->sections[p->section_count - 1];
     const template_ *t = &p->templates[s->template_index];
     if (count != t->parameters) {
-        refuse(p, "program %s: template %s binds %d parameters, %d were given", p->name, t->name,
-               t->parameters, count);
+        refuse(p, "program %s: template %s binds %d parameters, %d were given", p->name,
+               t->name, t->parameters, count);
         return;
     }
     for (size_t i = 0; i < t->slot_count; i++) {
@@ -163,16 +172,19 @@ void program_bind(program *p, int32_t layer, const parameter_id *ids, int count)
         parameter_id id = ids[q->index];
         const tensor_format *f = id >= 0 ? &p->table->items[id].format : NULL;
         if (!f || !same_format(f, &q->format)) {
-            refuse(p, "program %s: template %s, layer %d: %s is %s [%lld, %lld], parameter %d wants %s [%lld, %lld]",
+            refuse(p,
+                   "program %s: template %s, layer %d: %s is %s [%lld, %lld], parameter %d "
+                   "wants %s [%lld, %lld]",
                    p->name, t->name, layer, f ? p->table->items[id].name : "(none)",
-                   f ? dtype_name(f->type) : "-", f ? (long long)f->rows : 0, f ? (long long)f->cols : 0,
-                   q->index, dtype_name(q->format.type), (long long)q->format.rows, (long long)q->format.cols);
+                   f ? dtype_name(f->type) : "-", f ? (long long)f->rows : 0,
+                   f ? (long long)f->cols : 0, q->index, dtype_name(q->format.type),
+                   (long long)q->format.rows, (long long)q->format.cols);
             return;
         }
     }
     parameter_id *copy = mem_alloc_array((size_t)count + 1, sizeof *copy, "a binding");
-    if (!copy || mem_grow(&s->bindings, &s->binding_capacity, s->binding_count + 1, sizeof *s->bindings,
-                          "bindings")) {
+    if (!copy || mem_grow(&s->bindings, &s->binding_capacity, s->binding_count + 1,
+                          sizeof *s->bindings, "bindings")) {
         mem_free(copy);
         memory(p);
         return;
@@ -219,7 +231,8 @@ void program_output(program *p, slot_id s, const char *name) {
 static record *add_record(program *p, operation op, const char *call) {
     template_ *t = current(p, call);
     if (!t) return NULL;
-    if (mem_grow(&t->records, &t->record_capacity, t->record_count + 1, sizeof *t->records, "records")) {
+    if (mem_grow(&t->records, &t->record_capacity, t->record_count + 1, sizeof *t->records,
+                 "records")) {
         memory(p);
         return NULL;
     }
@@ -231,8 +244,8 @@ static record *add_record(program *p, operation op, const char *call) {
     return r;
 }
 
-/* Puts input i; checks that it is there and has the columns and type expected (cols 0: any; type
- * DTYPE_COUNT: any). */
+/* Puts input i; checks that it is there and has the columns and type expected (cols 0: any;
+ * type DTYPE_COUNT: any). */
 static void take(program *p, record *r, int i, slot_id s, dtype type, int64_t cols) {
     const operation_row *row = operation_get(r->op);
     template_ *t = &p->templates[p->template_count - 1];
@@ -243,13 +256,14 @@ static void take(program *p, record *r, int i, slot_id s, dtype type, int64_t co
         return;
     }
     if (s < 0 || (size_t)s >= t->slot_count) {
-        refuse(p, "program %s: input %d of %s in %s is no slot", p->name, i, row->name, t->name);
+        refuse(p, "program %s: input %d of %s in %s is no slot", p->name, i, row->name,
+               t->name);
         return;
     }
     const tensor_format *f = &t->slots[s].format;
     if ((cols && f->cols != cols) || (type != DTYPE_COUNT && f->type != type))
-        refuse(p, "program %s: input %d of %s in %s is %s x %lld, expected %s x %lld", p->name, i,
-               row->name, t->name, dtype_name(f->type), (long long)f->cols,
+        refuse(p, "program %s: input %d of %s in %s is %s x %lld, expected %s x %lld", p->name,
+               i, row->name, t->name, dtype_name(f->type), (long long)f->cols,
                type == DTYPE_COUNT ? "any" : dtype_name(type), (long long)cols);
 }
 
@@ -262,7 +276,8 @@ static slot_id give(program *p, record *r, int o, tensor_format format) {
 
 static tensor_format format_in(program *p, slot_id s) {
     template_ *t = &p->templates[p->template_count - 1];
-    return s >= 0 && (size_t)s < t->slot_count ? t->slots[s].format : format_of(p->compute, 0, 0);
+    return s >= 0 && (size_t)s < t->slot_count ? t->slots[s].format
+                                               : format_of(p->compute, 0, 0);
 }
 
 slot_id program_embedding(program *p, slot_id ids, slot_id w, float scale) {
@@ -274,7 +289,8 @@ slot_id program_embedding(program *p, slot_id ids, slot_id w, float scale) {
     return give(p, r, 0, format_of(p->compute, 0, format_in(p, w).cols));
 }
 
-slot_id program_rmsnorm(program *p, slot_id x, slot_id residual, slot_id w, float eps, slot_id *sum) {
+slot_id program_rmsnorm(program *p, slot_id x, slot_id residual, slot_id w, float eps,
+                        slot_id *sum) {
     record *r = add_record(p, OP_RMSNORM, "program_rmsnorm");
     if (!r) return SLOT_NONE;
     int64_t h = format_in(p, w).cols;
@@ -291,7 +307,8 @@ slot_id program_rmsnorm(program *p, slot_id x, slot_id residual, slot_id w, floa
     return y;
 }
 
-slot_id program_linear(program *p, slot_id x, const linear_part *parts, int count, float dropout) {
+slot_id program_linear(program *p, slot_id x, const linear_part *parts, int count,
+                       float dropout) {
     record *r = add_record(p, OP_LINEAR, "program_linear");
     if (!r) return SLOT_NONE;
     if (count < 1 || count > LINEAR_PARTS) {
@@ -320,12 +337,14 @@ slot_id program_linear(program *p, slot_id x, const linear_part *parts, int coun
     return give(p, r, 0, format_of(p->compute, 0, total));
 }
 
-slot_id program_rope(program *p, slot_id x, slot_id positions, slot_id inv_freq, slot_id q_norm,
-                     slot_id k_norm, int heads, int kv_heads, int head_dim, float eps, float factor) {
+slot_id program_rope(program *p, slot_id x, slot_id positions, slot_id inv_freq,
+                     slot_id q_norm, slot_id k_norm, int heads, int kv_heads, int head_dim,
+                     float eps, float factor) {
     record *r = add_record(p, OP_ROPE, "program_rope");
     if (!r) return SLOT_NONE;
     int64_t width = (int64_t)(heads + 2 * kv_heads) * head_dim;
-    r->attr.rope.heads = heads, r->attr.rope.kv_heads = kv_heads, r->attr.rope.head_dim = head_dim;
+    r->attr.rope.heads = heads, r->attr.rope.kv_heads = kv_heads,
+    r->attr.rope.head_dim = head_dim;
     r->attr.rope.eps = eps, r->attr.rope.factor = factor;
     take(p, r, ROPE_X, x, p->compute, width);
     take(p, r, ROPE_POSITIONS, positions, DTYPE_I32, 1);
@@ -346,11 +365,13 @@ slot_id program_attention(program *p, slot_id qkv, slot_id starts, slot_id cache
     r->attr.attention.head_dim = a->head_dim, r->attr.attention.window = a->window;
     r->attr.attention.scale = a->scale, r->attr.attention.softcap = a->softcap;
     r->attr.attention.cache_rows = a->cache_rows;
-    take(p, r, ATTENTION_QKV, qkv, p->compute, (int64_t)(a->heads + 2 * a->kv_heads) * a->head_dim);
+    take(p, r, ATTENTION_QKV, qkv, p->compute,
+         (int64_t)(a->heads + 2 * a->kv_heads) * a->head_dim);
     take(p, r, ATTENTION_STARTS, starts, DTYPE_I32, 1);
     take(p, r, ATTENTION_CACHE, cache, p->compute, 2 * (int64_t)a->kv_heads * a->head_dim);
     take(p, r, ATTENTION_PAST, past, DTYPE_I32, 1);
-    slot_id y = give(p, r, ATTENTION_Y, format_of(p->compute, 0, (int64_t)a->heads * a->head_dim));
+    slot_id y =
+        give(p, r, ATTENTION_Y, format_of(p->compute, 0, (int64_t)a->heads * a->head_dim));
     give(p, r, ATTENTION_LSE, format_of(DTYPE_F32, 0, a->heads));
     return y;
 }
@@ -372,7 +393,8 @@ slot_id program_add(program *p, slot_id a, slot_id b) {
     return give(p, r, 0, format_of(p->compute, 0, width));
 }
 
-slot_id program_head(program *p, slot_id x, slot_id w, slot_id targets, slot_id weights, slot_id *lse) {
+slot_id program_head(program *p, slot_id x, slot_id w, slot_id targets, slot_id weights,
+                     slot_id *lse) {
     record *r = add_record(p, OP_HEAD_CROSS_ENTROPY, "program_head");
     if (!r) return SLOT_NONE;
     take(p, r, HEAD_X, x, p->compute, format_in(p, w).cols);

@@ -1,5 +1,5 @@
-/* schedule.c: unrolls a program: forward over all layers, then recompute and backward in reverse.
- * What to store is store.c's decision; where things go is place.c's. */
+/* schedule.c: unrolls a program: forward over all layers, then recompute and backward in
+ * reverse. What to store is store.c's decision; where things go is place.c's. */
 #include "autograd/schedule.h"
 #include "autograd/store.h"
 #include "common/alloc.h"
@@ -15,12 +15,12 @@ typedef struct instance {
     int16_t section;
     int32_t binding;
     activation_mode mode;
-    derivation d;      /* count 0: no backward */
-    bool *stored;      /* [slots] kept from forward to backward */
-    bool *rerun;       /* [records] recomputed before the backward */
-    buffer_id *value;  /* [slots] */
-    bool *skipped;     /* [records] run by the backward, or after it */
-    int32_t first_step, end_step;                   /* forward */
+    derivation d;                 /* count 0: no backward */
+    bool *stored;                 /* [slots] kept from forward to backward */
+    bool *rerun;                  /* [records] recomputed before the backward */
+    buffer_id *value;             /* [slots] */
+    bool *skipped;                /* [records] run by the backward, or after it */
+    int32_t first_step, end_step; /* forward */
     int32_t backward_first;
 } instance;
 
@@ -47,11 +47,16 @@ static bool good(unroll *u, status s) {
 /* ---- buffers ---- */
 static buffer_id add_buffer(unroll *u, mem_class class, tensor_format f, int32_t first) {
     schedule *s = u->out;
-    if (mem_grow(&s->buffers, &s->buffer_capacity, s->buffer_count + 1, sizeof *s->buffers, "buffers")) {
+    if (mem_grow(&s->buffers, &s->buffer_capacity, s->buffer_count + 1, sizeof *s->buffers,
+                 "buffers")) {
         good(u, STATUS_MEMORY);
         return REF_NONE;
     }
-    buffer b = {.class = class, .format = f, .follows_batch = f.rows == 0, .first = first, .last = first,
+    buffer b = {.class = class,
+                .format = f,
+                .follows_batch = f.rows == 0,
+                .first = first,
+                .last = first,
                 .host_offset = -1};
     if (b.follows_batch) b.format.rows = u->p->capacity;
     good(u, format_bytes(&b.format, &b.bytes));
@@ -66,7 +71,9 @@ static void touch(unroll *u, buffer_id id, int32_t at) {
     if (at < b->first) b->first = at;
 }
 
-static int32_t now(const unroll *u) { return (int32_t)u->out->step_count; }
+static int32_t now(const unroll *u) {
+    return (int32_t)u->out->step_count;
+}
 
 static step *add_step(unroll *u, instance *it, int r, phase ph) {
     schedule *s = u->out;
@@ -117,7 +124,8 @@ static bool overwrites(const instance *it, int r, bool recompute) {
     if (in < 0 || in == it->t->carry_out || rec->out[row->in_place_out] < 0) return false;
     const slot *q = &it->t->slots[in];
     if (q->kind != SLOT_ACTIVATION || q->output || it->stored[in]) return false;
-    if (rec->op == OP_ROPE && (rec->in[ROPE_Q_NORM] >= 0 || rec->in[ROPE_K_NORM] >= 0)) return false;
+    if (rec->op == OP_ROPE && (rec->in[ROPE_Q_NORM] >= 0 || rec->in[ROPE_K_NORM] >= 0))
+        return false;
     if (recompute && it->d.needed[in]) return false;
     for (size_t i = 0; i < it->t->record_count; i++) {
         if ((int)i == r || (recompute && !it->rerun[i])) continue;
@@ -149,7 +157,8 @@ static void emit_forward(unroll *u, instance *it, int r, phase ph) {
     touch_all(u, &built, at);
 }
 
-/* Records that the backward runs itself (fused) and those that read their results wait for it. */
+/* Records that the backward runs itself (fused) and those that read their results wait for it.
+ */
 static void find_skipped(instance *it) {
     for (size_t b = 0; b < it->d.count; b++) {
         int r = it->d.records[b].record;
@@ -169,7 +178,8 @@ static void forward(unroll *u, int i) {
     if (it->t->carry_in >= 0) {
         const instance *before = i ? &u->items[i - 1] : NULL;
         if (!before || before->t->carry_out < 0) {
-            good(u, status_fail(STATUS_INTERNAL, "program %s: template %s wants a carry, none is handed over",
+            good(u, status_fail(STATUS_INTERNAL,
+                                "program %s: template %s wants a carry, none is handed over",
                                 u->p->name, it->t->name));
             return;
         }
@@ -193,9 +203,10 @@ static void add_move(unroll *u, move m) {
     s->moves[s->move_count++] = m;
 }
 
-/* Sends the instance's stored values (and its carry) to the host; they come back as new buffers. */
-static void offload(unroll *u, instance *it, int32_t fence, int32_t back_at, int32_t back_until,
-                    buffer_id *restored) {
+/* Sends the instance's stored values (and its carry) to the host; they come back as new
+ * buffers. */
+static void offload(unroll *u, instance *it, int32_t fence, int32_t back_at,
+                    int32_t back_until, buffer_id *restored) {
     for (size_t s = 0; s < it->t->slot_count; s++) {
         restored[s] = REF_NONE;
         buffer_id v = it->value[s];
@@ -215,8 +226,11 @@ static void offload(unroll *u, instance *it, int32_t fence, int32_t back_at, int
         touch(u, v, fence - 1);
         touch(u, back, back_until);
         restored[s] = back;
-        add_move(u, (move){.at = it->end_step, .until = fence, .from = v, .to = v, .out = true});
-        add_move(u, (move){.at = back_at, .until = back_until, .from = v, .to = back, .out = false});
+        add_move(u,
+                 (move){.at = it->end_step, .until = fence, .from = v, .to = v, .out = true});
+        add_move(
+            u,
+            (move){.at = back_at, .until = back_until, .from = v, .to = back, .out = false});
     }
 }
 
@@ -228,8 +242,8 @@ static bool shares_gradient(const instance *it, slot_id s) {
 }
 
 /* The buffer that input k's gradient goes to. */
-static buffer_id gradient_buffer(unroll *u, instance *it, const backward_record *b, int k, step *e,
-                                 buffer_id *g) {
+static buffer_id gradient_buffer(unroll *u, instance *it, const backward_record *b, int k,
+                                 step *e, buffer_id *g) {
     const record *rec = &it->t->records[b->record];
     const operation_row *row = operation_get(rec->op);
     slot_id s = rec->in[k];
@@ -266,7 +280,8 @@ static void emit_backward(unroll *u, instance *it, const backward_record *b, buf
         slot_id s = rec->in[k];
         if (s < 0) continue;
         slot_kind kind = it->t->slots[s].kind;
-        if (kind == SLOT_PARAMETER || kind == SLOT_INPUT || it->d.needed[s]) built.in[k] = resolve(u, it, s);
+        if (kind == SLOT_PARAMETER || kind == SLOT_INPUT || it->d.needed[s])
+            built.in[k] = resolve(u, it, s);
     }
     for (int o = 0; o < row->outputs; o++) {
         slot_id s = rec->out[o];
@@ -338,12 +353,13 @@ static status open_instances(unroll *u, const activation_mode *modes) {
     return STATUS_OK;
 }
 
-/* Derives every layer's backward, from the last to the first: a layer gets a gradient from above only
- * if one flows, and hands one down only if something below is trainable. */
+/* Derives every layer's backward, from the last to the first: a layer gets a gradient from
+ * above only if one flows, and hands one down only if something below is trainable. */
 static status derive_all(unroll *u) {
     size_t widest = 1;
     for (int i = 0; i < u->count; i++)
-        if ((size_t)u->items[i].t->parameters > widest) widest = (size_t)u->items[i].t->parameters;
+        if ((size_t)u->items[i].t->parameters > widest)
+            widest = (size_t)u->items[i].t->parameters;
     bool *mask = mem_alloc_array(widest, 1, "an unrolled program");
     if (!mask) return STATUS_MEMORY;
     int lowest = u->count; /* the first layer with something trainable */
@@ -418,9 +434,11 @@ static void finish(unroll *u) {
             int32_t pg = u->p->table->items[ref_parameter_id(ref)].page, at = open[pg];
             bool same = at >= 0 && s->steps[s->uses[at].first].section == e.section &&
                         s->steps[s->uses[at].first].binding == e.binding &&
-                        (s->steps[s->uses[at].first].phase == PHASE_FORWARD) == (e.phase == PHASE_FORWARD);
+                        (s->steps[s->uses[at].first].phase == PHASE_FORWARD) ==
+                            (e.phase == PHASE_FORWARD);
             if (!same) {
-                if (mem_grow(&s->uses, &s->use_capacity, s->use_count + 1, sizeof *s->uses, "page uses")) {
+                if (mem_grow(&s->uses, &s->use_capacity, s->use_count + 1, sizeof *s->uses,
+                             "page uses")) {
                     good(u, STATUS_MEMORY);
                     break;
                 }
@@ -452,7 +470,8 @@ static void keep_outputs(unroll *u) {
             if (q->kind == SLOT_CACHE) touch(u, v, now(u));
             if (!q->output || v < 0) continue;
             touch(u, v, now(u));
-            if (mem_grow(&s->outputs, &s->output_capacity, s->output_count + 1, sizeof *s->outputs, "outputs")) {
+            if (mem_grow(&s->outputs, &s->output_capacity, s->output_count + 1,
+                         sizeof *s->outputs, "outputs")) {
                 good(u, STATUS_MEMORY);
                 return;
             }
@@ -467,7 +486,8 @@ static void keep_outputs(unroll *u) {
         }
 }
 
-status schedule_make(schedule *out, const program *p, backend *b, const activation_mode *modes) {
+status schedule_make(schedule *out, const program *p, backend *b,
+                     const activation_mode *modes) {
     memset(out, 0, sizeof *out);
     unroll u = {.out = out, .p = p, .b = b};
     out->inputs = mem_alloc_array(p->input_count + 1, sizeof *out->inputs, "inputs");
@@ -505,7 +525,8 @@ void schedule_free(schedule *s) {
     memset(s, 0, sizeof *s);
 }
 
-static tensor_format ref_format(const schedule *s, const program *p, buffer_id ref, int64_t rows) {
+static tensor_format ref_format(const schedule *s, const program *p, buffer_id ref,
+                                int64_t rows) {
     if (ref == REF_NONE) return format_of(DTYPE_COUNT, 0, 0);
     if (ref_is_parameter(ref)) return p->table->items[ref_parameter_id(ref)].format;
     tensor_format f = s->buffers[ref].format;
@@ -527,6 +548,7 @@ void step_shape(const schedule *s, const program *p, size_t n, int64_t rows, op_
     }
     for (int i = 0; i < OP_OUTPUTS; i++) {
         out->out[i] = ref_format(s, p, e->out[i], rows);
-        if (out->backward && e->out[i] == REF_NONE) out->out[i] = ref_format(s, p, e->gout[i], rows);
+        if (out->backward && e->out[i] == REF_NONE)
+            out->out[i] = ref_format(s, p, e->gout[i], rows);
     }
 }

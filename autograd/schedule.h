@@ -1,14 +1,13 @@
-/* schedule.h: a program unrolled: every step of one run in order, every buffer with its lifetime,
- * every movement at its step. Made once; the planner gives the buffers their offsets and the
- * executor only walks it.
+/* schedule.h: a program unrolled: every step of one run in order, every buffer with its
+ * lifetime, every movement at its step. Made once; the planner gives the buffers their offsets
+ * and the executor only walks it.
  *
- * A training program unrolls to: all sections forward; then, in reverse, per layer: recompute what the
- * backward reads and was not stored, then the backward records. What is stored is decided per
- * layer by an activation mode:
- *   keep       outputs of matrix products and attention; cheap ones (norms, GLU) are recomputed
- *   recompute  only the layer's carry
- *   offload    as keep, and the stored ones wait in host memory
- * 8B bf16, per token: keep 3.02 MB, recompute 0.26 MB. */
+ * A training program unrolls to: all sections forward; then, in reverse, per layer: recompute
+ * what the backward reads and was not stored, then the backward records. What is stored is
+ * decided per layer by an activation mode: keep       outputs of matrix products and
+ * attention; cheap ones (norms, GLU) are recomputed recompute  only the layer's carry offload
+ * as keep, and the stored ones wait in host memory 8B bf16, per token: keep 3.02 MB, recompute
+ * 0.26 MB. */
 #ifndef NIBBLE_AUTOGRAD_SCHEDULE_H
 #define NIBBLE_AUTOGRAD_SCHEDULE_H
 
@@ -24,18 +23,24 @@ typedef enum activation_mode {
 
 typedef int32_t buffer_id; /* >= 0 a buffer; < 0: REF_NONE or a parameter, see below */
 enum { REF_NONE = INT32_MIN };
-static inline buffer_id ref_parameter(parameter_id id) { return -1 - id; }
-static inline bool ref_is_parameter(buffer_id r) { return r < 0 && r != REF_NONE; }
-static inline parameter_id ref_parameter_id(buffer_id r) { return -1 - r; }
+static inline buffer_id ref_parameter(parameter_id id) {
+    return -1 - id;
+}
+static inline bool ref_is_parameter(buffer_id r) {
+    return r < 0 && r != REF_NONE;
+}
+static inline parameter_id ref_parameter_id(buffer_id r) {
+    return -1 - r;
+}
 
 typedef struct buffer {
     mem_class class;
     tensor_format format; /* rows at capacity */
     bool follows_batch;   /* rows are call->rows at run time */
     int64_t bytes;
-    int32_t first, last;  /* steps between which its device memory is taken, inclusive */
-    int64_t offset;       /* in the transient region; set by the planner */
-    int64_t host_offset;  /* offloaded: in the host arena's offload region; -1 */
+    int32_t first, last; /* steps between which its device memory is taken, inclusive */
+    int64_t offset;      /* in the transient region; set by the planner */
+    int64_t host_offset; /* offloaded: in the host arena's offload region; -1 */
 } buffer;
 
 typedef enum phase { PHASE_FORWARD, PHASE_RECOMPUTE, PHASE_BACKWARD } phase;
@@ -56,12 +61,13 @@ typedef struct step {
  * bringing back: given before `at`, waited for before `until`. */
 typedef struct move {
     int32_t at, until;
-    buffer_id from, to; /* out: device buffer, same; in: the stored one, its new device buffer */
+    buffer_id from,
+        to; /* out: device buffer, same; in: the stored one, its new device buffer */
     bool out;
 } move;
 
-/* Which streamed page is used from which step to which; in order of `first`. Filled for every page,
- * resident ones too (the planner ignores them). */
+/* Which streamed page is used from which step to which; in order of `first`. Filled for every
+ * page, resident ones too (the planner ignores them). */
 typedef struct page_use {
     int32_t page;
     int32_t first, last;
@@ -84,13 +90,15 @@ typedef struct schedule {
 } schedule;
 
 /* modes[l] for the l-th layer counted over all sections' bindings in order; NULL: all KEEP. */
-status schedule_make(schedule *out, const program *p, backend *b, const activation_mode *modes);
+status schedule_make(schedule *out, const program *p, backend *b,
+                     const activation_mode *modes);
 void schedule_free(schedule *s);
 /* Offsets by first fit; returns the region's bytes, observed as the highest end. */
 int64_t schedule_place(schedule *s, int64_t alignment);
 /* Bindings in all sections. */
 int program_layers(const program *p);
 /* The shape of a step at `rows`, for back ends' scratch, prepare, FLOPs. */
-void step_shape(const schedule *s, const program *p, size_t step_index, int64_t rows, op_shape *out);
+void step_shape(const schedule *s, const program *p, size_t step_index, int64_t rows,
+                op_shape *out);
 
 #endif

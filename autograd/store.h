@@ -2,8 +2,8 @@
  *
  * keep: walking the records in reverse, a needed output of a matrix product or of attention is
  * stored. A cheap record is run again instead when the inputs that this additionally stores
- * are smaller than the outputs that it spares: norms and GLU always, so that per token exactly h, qkv,
- * attention's y, o and gate|up are stored (8B: 47,104 values a layer, NUMERICS 5).
+ * are smaller than the outputs that it spares: norms and GLU always, so that per token exactly
+ * h, qkv, attention's y, o and gate|up are stored (8B: 47,104 values a layer, NUMERICS 5).
  * recompute: nothing but the carry. offload: as keep. */
 #ifndef NIBBLE_AUTOGRAD_STORE_H
 #define NIBBLE_AUTOGRAD_STORE_H
@@ -11,6 +11,7 @@
 #include "autograd/schedule.h"
 
 /* stored[slots] and rerun[records] are zeroed on entry. */
-void store_choose(const template_ *t, const derivation *d, activation_mode mode, bool *stored, bool *rerun);
+void store_choose(const template_ *t, const derivation *d, activation_mode mode, bool *stored,
+                  bool *rerun);
 
 #endif

@@ -1,9 +1,9 @@
 /* tensor.h: what a block of numbers is: type, shape, place. Never owns memory.
  *
- * A `tensor_format` says what is stored (type, rows, columns, quantization) and so how many bytes
- * it takes; a `tensor` is a format at an address. Letters used everywhere:
- *   T rows of a micro-batch (tokens)   H hidden size        F feed-forward size   V vocabulary
- *   A attention heads                  K key-value heads    D head size           r LoRA rank
+ * A `tensor_format` says what is stored (type, rows, columns, quantization) and so how many
+ * bytes it takes; a `tensor` is a format at an address. Letters used everywhere: T rows of a
+ * micro-batch (tokens)   H hidden size        F feed-forward size   V vocabulary A attention
+ * heads                  K key-value heads    D head size           r LoRA rank
  *
  * A 4-bit tensor is one contiguous piece, so that it can be paged as bytes:
  *   [codes ceil(n/2)] [absmax: u8 per block if nested, else f32] [absmax2 f32 per 256 blocks]
@@ -56,7 +56,8 @@ typedef struct tensor {
     void *data; /* NULL: absent (an optional operand, an unwanted gradient) */
     dtype type;
     int64_t rows, cols;
-    int64_t stride; /* elements from row to row; == cols unless this is a window of a wider tensor */
+    int64_t stride; /* elements from row to row; == cols unless this is a window of a wider
+                       tensor */
     int32_t block;
     bool nested;
     tensor_scales scales; /* 4-bit only */
@@ -65,16 +66,20 @@ typedef struct tensor {
 /* Bits of one element (4 for NF4/FP4), and the type's name ("bf16"). */
 int dtype_bits(dtype type);
 const char *dtype_name(dtype type);
-static inline bool dtype_is_4bit(dtype type) { return type == DTYPE_NF4 || type == DTYPE_FP4; }
-static inline int64_t dtype_bytes(dtype type) { return dtype_bits(type) / 8; }
+static inline bool dtype_is_4bit(dtype type) {
+    return type == DTYPE_NF4 || type == DTYPE_FP4;
+}
+static inline int64_t dtype_bytes(dtype type) {
+    return dtype_bits(type) / 8;
+}
 
 static inline tensor_format format_of(dtype type, int64_t rows, int64_t cols) {
     return (tensor_format){.type = type, .rows = rows, .cols = cols};
 }
 tensor_format format_4bit(dtype type, int64_t rows, int64_t cols, bool nested); /* block 64 */
 
-/* Bytes of one tensor of this format, each part padded to TENSOR_ALIGN but the last; the shape's
- * product is checked: STATUS_MODEL on overflow or a negative size. */
+/* Bytes of one tensor of this format, each part padded to TENSOR_ALIGN but the last; the
+ * shape's product is checked: STATUS_MODEL on overflow or a negative size. */
 status format_bytes(const tensor_format *f, int64_t *bytes);
 /* Where the parts of a 4-bit tensor start (byte offsets) and its counts. */
 typedef struct format_parts {

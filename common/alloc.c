@@ -23,7 +23,8 @@ static int should_fail(void) {
 
 static void account(size_t bytes) {
     size_t now = atomic_fetch_add(&used, bytes) + bytes, high = atomic_load(&peak);
-    while (now > high && !atomic_compare_exchange_weak(&peak, &high, now)) {}
+    while (now > high && !atomic_compare_exchange_weak(&peak, &high, now)) {
+    }
 }
 
 static void *raw_alloc(size_t bytes, int zero, const char *what) {
@@ -41,7 +42,9 @@ static void *raw_alloc(size_t bytes, int zero, const char *what) {
     return block;
 }
 
-void *mem_alloc(size_t bytes, const char *what) { return raw_alloc(bytes, 1, what); }
+void *mem_alloc(size_t bytes, const char *what) {
+    return raw_alloc(bytes, 1, what);
+}
 
 void *mem_alloc_array(size_t n, size_t size, const char *what) {
     uint64_t bytes;
@@ -61,13 +64,15 @@ void *mem_resize(void *block, size_t bytes, const char *what) {
     return fresh;
 }
 
-int mem_grow(void *items_pointer, size_t *capacity, size_t need, size_t size, const char *what) {
+int mem_grow(void *items_pointer, size_t *capacity, size_t need, size_t size,
+             const char *what) {
     if (need <= *capacity) return 0;
     size_t wanted = *capacity ? *capacity * 2 : 16;
     while (wanted < need) wanted = wanted > SIZE_MAX / 2 ? need : wanted * 2;
     uint64_t bytes;
     if (!checked_mul_u64(wanted, size, &bytes)) {
-        status_fail(STATUS_MEMORY, "out of memory: %zu x %zu bytes for %s", wanted, size, what);
+        status_fail(STATUS_MEMORY, "out of memory: %zu x %zu bytes for %s", wanted, size,
+                    what);
         return -1;
     }
     void *items;
@@ -85,7 +90,9 @@ char *mem_strndup(const char *text, size_t n) {
     return copy;
 }
 
-char *mem_strdup(const char *text) { return mem_strndup(text, strlen(text)); }
+char *mem_strdup(const char *text) {
+    return mem_strndup(text, strlen(text));
+}
 
 char *mem_printf(const char *format, ...) {
     va_list args;
@@ -109,10 +116,18 @@ void mem_free(void *block) {
     free(raw);
 }
 
-size_t mem_used(void) { return atomic_load(&used); }
-size_t mem_peak(void) { return atomic_load(&peak); }
-size_t mem_blocks(void) { return atomic_load(&blocks); }
-uint64_t mem_count(void) { return atomic_load(&count); }
+size_t mem_used(void) {
+    return atomic_load(&used);
+}
+size_t mem_peak(void) {
+    return atomic_load(&peak);
+}
+size_t mem_blocks(void) {
+    return atomic_load(&blocks);
+}
+uint64_t mem_count(void) {
+    return atomic_load(&count);
+}
 
 void mem_fail_at(uint64_t k, int from_then_on) {
     atomic_store(&fail_always, from_then_on);

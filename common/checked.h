@@ -20,8 +20,14 @@ static inline bool checked_add_i64(int64_t a, int64_t b, int64_t *out) {
     return !__builtin_add_overflow(a, b, out);
 }
 /* n rounded up to a multiple of `unit` (a power of two). */
-static inline int64_t round_up_i64(int64_t n, int64_t unit) { return (n + unit - 1) & ~(unit - 1); }
-static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t round_up_i64(int64_t n, int64_t unit) {
+    return (n + unit - 1) & ~(unit - 1);
+}
+static inline int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+static inline int64_t max_i64(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
 
 #endif

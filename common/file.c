@@ -24,7 +24,9 @@ void file_fail_at(uint64_t k, int err, bool from_then_on) {
     atomic_store(&fault_at, k ? atomic_load(&fault_count) + k : 0);
 }
 
-uint64_t file_fault_count(void) { return atomic_load(&fault_count); }
+uint64_t file_fault_count(void) {
+    return atomic_load(&fault_count);
+}
 
 int file_fault(void) {
     if (!atomic_exchange(&fault_env_read, 1)) {
@@ -72,9 +74,9 @@ status file_read_at(const file *f, void *out, size_t bytes, int64_t offset) {
             return status_fail(STATUS_IO, "%s: reading %zu bytes at %lld: %s", f->path, bytes,
                                (long long)offset, strerror(errno));
         if (n == 0)
-            return status_fail(STATUS_IO, "%s: ends at byte %lld, %zu bytes were expected at %lld",
-                               f->path, (long long)(offset + (int64_t)done), bytes,
-                               (long long)offset);
+            return status_fail(
+                STATUS_IO, "%s: ends at byte %lld, %zu bytes were expected at %lld", f->path,
+                (long long)(offset + (int64_t)done), bytes, (long long)offset);
         done += (size_t)n;
     }
     return STATUS_OK;
@@ -127,7 +129,9 @@ status file_open_append(file *f, const char *path) {
     return open_for_write(f, path, O_CREAT | O_APPEND);
 }
 
-status file_open_update(file *f, const char *path) { return open_for_write(f, path, 0); }
+status file_open_update(file *f, const char *path) {
+    return open_for_write(f, path, 0);
+}
 
 /* offset < 0: write(2) at the file's position */
 static status write_fully(file *f, const void *data, size_t bytes, int64_t offset) {
@@ -175,9 +179,13 @@ static status sync_fd(int fd, const char *path) {
     return STATUS_OK;
 }
 
-status file_sync(file *f) { return sync_fd(f->fd, f->path); }
+status file_sync(file *f) {
+    return sync_fd(f->fd, f->path);
+}
 
-void file_forget(const file *f) { posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED); }
+void file_forget(const file *f) {
+    posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
 
 status file_close(file *f) {
     status s = STATUS_OK;
@@ -217,7 +225,8 @@ status file_rename(const char *from, const char *to) {
     int fault = file_fault();
     if (fault > 0 && fault != EINTR) errno = fault;
     if ((fault > 0 && fault != EINTR) || rename(from, to) != 0)
-        return status_fail(STATUS_IO, "%s: cannot rename to %s: %s", from, to, strerror(errno));
+        return status_fail(STATUS_IO, "%s: cannot rename to %s: %s", from, to,
+                           strerror(errno));
     return STATUS_OK;
 }
 
@@ -277,7 +286,9 @@ status file_copy(const char *from, const char *to) {
 }
 
 /* ---- folders ---- */
-bool file_exists(const char *path) { return access(path, F_OK) == 0; }
+bool file_exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
 
 bool file_is_directory(const char *path) {
     struct stat st;
@@ -293,7 +304,8 @@ status file_make_directories(const char *path) {
         if (c != '/' && c) continue;
         *p = 0;
         if (*copy && mkdir(copy, 0777) != 0 && errno != EEXIST && !file_is_directory(copy))
-            s = status_fail(STATUS_IO, "%s: cannot make this folder: %s", copy, strerror(errno));
+            s = status_fail(STATUS_IO, "%s: cannot make this folder: %s", copy,
+                            strerror(errno));
         *p = c;
         if (!c || s != STATUS_OK) break;
     }
@@ -322,8 +334,9 @@ status file_require_space(const char *path, int64_t bytes, const char *what) {
     int64_t free_bytes;
     TRY(file_free_space(path, &free_bytes));
     if (free_bytes >= bytes) return STATUS_OK;
-    return status_fail(STATUS_IO, "%s: %s needs %.1f MB, only %.1f MB are free: make room there",
-                       path, what, (double)bytes / 1e6, (double)free_bytes / 1e6);
+    return status_fail(STATUS_IO,
+                       "%s: %s needs %.1f MB, only %.1f MB are free: make room there", path,
+                       what, (double)bytes / 1e6, (double)free_bytes / 1e6);
 }
 
 static int by_name(const void *a, const void *b) {
@@ -339,7 +352,8 @@ status file_list(const char *path, char ***names, size_t *count) {
     for (struct dirent *e; (e = readdir(d));) {
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
         char *name = mem_strdup(e->d_name);
-        if (!name || mem_grow(names, &capacity, *count + 1, sizeof **names, "a folder's list")) {
+        if (!name ||
+            mem_grow(names, &capacity, *count + 1, sizeof **names, "a folder's list")) {
             mem_free(name);
             closedir(d);
             file_list_free(*names, *count);

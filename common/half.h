@@ -17,7 +17,9 @@ static inline float bits_float(uint32_t u) {
     return x;
 }
 
-static inline float bf16_to_f32(uint16_t h) { return bits_float((uint32_t)h << 16); }
+static inline float bf16_to_f32(uint16_t h) {
+    return bits_float((uint32_t)h << 16);
+}
 
 static inline uint16_t f32_to_bf16(float x) {
     uint32_t u = float_bits(x);
@@ -37,7 +39,8 @@ static inline uint16_t f32_to_f16(float x) {
     uint32_t u = float_bits(x), sign = (u >> 16) & 0x8000, a = u & 0x7fffffff;
     if (a > 0x7f800000) return (uint16_t)(sign | 0x7e00);
     if (a >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* rounds to 65,536 or more */
-    if (a >= 0x38800000) return (uint16_t)(sign | ((a + 0xfff + ((a >> 13) & 1) - 0x38000000) >> 13));
+    if (a >= 0x38800000)
+        return (uint16_t)(sign | ((a + 0xfff + ((a >> 13) & 1) - 0x38000000) >> 13));
     /* subnormal: adding 0.5 aligns the mantissa so that the FPU rounds at 2^-24 */
     return (uint16_t)(sign | (float_bits(bits_float(a) + 0.5f) - 0x3f000000));
 }

@@ -12,9 +12,13 @@ struct hash_stream {
     XXH3_state_t *state;
 };
 
-static hash128 convert(XXH128_hash_t h) { return (hash128){h.low64, h.high64}; }
+static hash128 convert(XXH128_hash_t h) {
+    return (hash128){h.low64, h.high64};
+}
 
-hash128 hash_bytes(const void *data, size_t bytes) { return convert(XXH3_128bits(data, bytes)); }
+hash128 hash_bytes(const void *data, size_t bytes) {
+    return convert(XXH3_128bits(data, bytes));
+}
 
 hash_stream *hash_open(void) {
     hash_stream *h = mem_alloc(sizeof *h, "a hash");

@@ -11,7 +11,8 @@ typedef struct hash128 {
 
 hash128 hash_bytes(const void *data, size_t bytes);
 
-/* Streaming: open, update any number of times, close. hash_open returns NULL when out of memory. */
+/* Streaming: open, update any number of times, close. hash_open returns NULL when out of
+ * memory. */
 typedef struct hash_stream hash_stream;
 hash_stream *hash_open(void);
 void hash_update(hash_stream *h, const void *data, size_t bytes);
@@ -22,6 +23,8 @@ enum { HASH_TEXT = 33 };
 void hash_format(hash128 h, char text[HASH_TEXT]);
 int hash_parse(const char *text, hash128 *out);
 
-static inline int hash_equal(hash128 a, hash128 b) { return a.low == b.low && a.high == b.high; }
+static inline int hash_equal(hash128 a, hash128 b) {
+    return a.low == b.low && a.high == b.high;
+}
 
 #endif

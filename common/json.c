@@ -8,15 +8,16 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* jansson asks for millions of small blocks (a tokenizer.json has two million strings and lists),
- * so while it parses or prints, they are cut from chunks; a chunk is freed with the last block in
- * it, which may be long after and on another thread. Outside of that each block is its own chunk.
+/* jansson asks for millions of small blocks (a tokenizer.json has two million strings and
+ * lists), so while it parses or prints, they are cut from chunks; a chunk is freed with the
+ * last block in it, which may be long after and on another thread. Outside of that each block
+ * is its own chunk.
  *
  *   | chunk, 32 bytes | owner 16 | block ... | owner 16 | block ... |
  *
  * jansson is also not safe when memory ends: a token whose buffer cannot grow loses bytes, and
- * its scanner then runs past the end (2.14, lex_save and lex_scan_string). So the first chunk that
- * cannot be had jumps out of it and frees all chunks of that call. */
+ * its scanner then runs past the end (2.14, lex_save and lex_scan_string). So the first chunk
+ * that cannot be had jumps out of it and frees all chunks of that call. */
 typedef struct chunk {
     atomic_size_t live; /* blocks, and one for the call that fills it */
     struct chunk *next; /* of the same call */
@@ -86,7 +87,9 @@ static void guard_end(bool release) {
     guard.chunks = NULL;
 }
 
-void json_setup(void) { json_set_alloc_funcs(json_allocate, json_release); }
+void json_setup(void) {
+    json_set_alloc_funcs(json_allocate, json_release);
+}
 
 status json_read_text(const char *text, size_t bytes, const char *where, status code,
                       json_t **out) {
@@ -99,7 +102,8 @@ status json_read_text(const char *text, size_t bytes, const char *where, status 
     size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     guard.on = true;
     *out = json_loadb(text, bytes, flags, &e);
-    /* an integer beyond 64 bits (model_max_length as 10^30 in full): then all are read as reals */
+    /* an integer beyond 64 bits (model_max_length as 10^30 in full): then all are read as
+     * reals */
     if (!*out && json_error_code(&e) == json_error_numeric_overflow)
         *out = json_loadb(text, bytes, flags | JSON_DECODE_INT_AS_REAL, &e);
     guard_end(false);
@@ -116,10 +120,11 @@ status json_read_file(const char *path, int64_t limit, status code, json_t **out
     TRY(s);
     static const char pointer[] = "version https://git-lfs";
     if (bytes >= sizeof pointer - 1 && !memcmp(text, pointer, sizeof pointer - 1))
-        s = status_fail(code,
-                        "%s: is a Git-LFS pointer, not the file itself: run `git lfs pull` in its "
-                        "folder, or download it again",
-                        path);
+        s = status_fail(
+            code,
+            "%s: is a Git-LFS pointer, not the file itself: run `git lfs pull` in its "
+            "folder, or download it again",
+            path);
     else
         s = json_read_text(text, bytes, path, code, out);
     mem_free(text);
@@ -127,18 +132,19 @@ status json_read_file(const char *path, int64_t limit, status code, json_t **out
 }
 
 const char *json_type_name(const json_t *value) {
-    static const char *const names[] = {"an object", "a list",  "a string", "an integer",
-                                        "a number",  "true",    "false",    "null"};
+    static const char *const names[] = {"an object", "a list", "a string", "an integer",
+                                        "a number",  "true",   "false",    "null"};
     return value ? names[json_typeof(value)] : "nothing";
 }
 
-static status wrong(const char *where, const char *key, const char *wanted, const json_t *value,
-                    status code) {
+static status wrong(const char *where, const char *key, const char *wanted,
+                    const json_t *value, status code) {
     return status_fail(code, "%s: \"%s\" must be %s, it is %s", where, key, wanted,
                        json_type_name(value));
 }
 
-status json_get_int(const json_t *object, const char *key, int64_t *out, const char *where, status code) {
+status json_get_int(const json_t *object, const char *key, int64_t *out, const char *where,
+                    status code) {
     json_t *v = json_object_get(object, key);
     if (!v || json_is_null(v)) return STATUS_OK;
     if (json_is_real(v)) {
@@ -153,7 +159,8 @@ status json_get_int(const json_t *object, const char *key, int64_t *out, const c
     return STATUS_OK;
 }
 
-status json_get_real(const json_t *object, const char *key, double *out, const char *where, status code) {
+status json_get_real(const json_t *object, const char *key, double *out, const char *where,
+                     status code) {
     json_t *v = json_object_get(object, key);
     if (!v || json_is_null(v)) return STATUS_OK;
     if (!json_is_number(v)) return wrong(where, key, "a number", v, code);
@@ -161,7 +168,8 @@ status json_get_real(const json_t *object, const char *key, double *out, const c
     return STATUS_OK;
 }
 
-status json_get_bool(const json_t *object, const char *key, bool *out, const char *where, status code) {
+status json_get_bool(const json_t *object, const char *key, bool *out, const char *where,
+                     status code) {
     json_t *v = json_object_get(object, key);
     if (!v || json_is_null(v)) return STATUS_OK;
     if (!json_is_boolean(v)) return wrong(where, key, "true or false", v, code);
@@ -169,7 +177,8 @@ status json_get_bool(const json_t *object, const char *key, bool *out, const cha
     return STATUS_OK;
 }
 
-status json_get_text(const json_t *object, const char *key, const char **out, const char *where, status code) {
+status json_get_text(const json_t *object, const char *key, const char **out,
+                     const char *where, status code) {
     json_t *v = json_object_get(object, key);
     if (!v || json_is_null(v)) return STATUS_OK;
     if (!json_is_string(v)) return wrong(where, key, "a string", v, code);
@@ -178,7 +187,8 @@ status json_get_text(const json_t *object, const char *key, const char **out, co
 }
 
 char *json_write_text(const json_t *value, size_t flags) {
-    const size_t style = JSON_ENCODE_ANY | flags | (flags & JSON_INDENT(31) ? 0 : JSON_COMPACT);
+    const size_t style =
+        JSON_ENCODE_ANY | flags | (flags & JSON_INDENT(31) ? 0 : JSON_COMPACT);
     if (setjmp(guard.out)) {
         guard_end(true);
         return NULL;

@@ -11,7 +11,9 @@
 static atomic_int warnings, progress_shown;
 static atomic_bool quiet_;
 
-bool log_is_terminal(void) { return isatty(STDERR_FILENO); }
+bool log_is_terminal(void) {
+    return isatty(STDERR_FILENO);
+}
 bool log_stdout_colour(void) {
     const char *no = getenv("NO_COLOR");
     return isatty(STDOUT_FILENO) && !(no && *no);
@@ -20,14 +22,19 @@ static bool colour(void) {
     const char *no = getenv("NO_COLOR");
     return log_is_terminal() && !(no && *no);
 }
-void log_quiet(bool quiet) { atomic_store(&quiet_, quiet); }
-int log_warnings(void) { return atomic_load(&warnings); }
+void log_quiet(bool quiet) {
+    atomic_store(&quiet_, quiet);
+}
+int log_warnings(void) {
+    return atomic_load(&warnings);
+}
 
 static void line(const char *before, const char *after, const char *end, const char *format,
                  va_list args) {
     char text[8192];
     size_t n = 0;
-    if (atomic_exchange(&progress_shown, 0)) n = (size_t)snprintf(text, sizeof text, "\r\033[K");
+    if (atomic_exchange(&progress_shown, 0))
+        n = (size_t)snprintf(text, sizeof text, "\r\033[K");
     n += (size_t)snprintf(text + n, sizeof text - n, "%s", before);
     int m = vsnprintf(text + n, sizeof text - n - 16, format, args);
     n += m < 0 ? 0 : (size_t)m < sizeof text - n - 16 ? (size_t)m : sizeof text - n - 17;
@@ -39,10 +46,10 @@ static void line(const char *before, const char *after, const char *end, const c
     }
 }
 
-#define FORWARD(before, after, end)                                                              \
-    va_list args;                                                                                \
-    va_start(args, format);                                                                      \
-    line(before, after, end, format, args);                                                      \
+#define FORWARD(before, after, end)                                                           \
+    va_list args;                                                                             \
+    va_start(args, format);                                                                   \
+    line(before, after, end, format, args);                                                   \
     va_end(args)
 
 void log_info(const char *format, ...) {

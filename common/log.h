@@ -1,5 +1,6 @@
-/* log.h: progress and diagnostics on stderr; results go to stdout and are not this file's matter.
- * Colour and `\r` only on a terminal and without NO_COLOR. Whole lines, one write each. */
+/* log.h: progress and diagnostics on stderr; results go to stdout and are not this file's
+ * matter. Colour and `\r` only on a terminal and without NO_COLOR. Whole lines, one write
+ * each. */
 #ifndef NIBBLE_COMMON_LOG_H
 #define NIBBLE_COMMON_LOG_H
 

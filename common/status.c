@@ -30,11 +30,15 @@ status status_prefix(status code, const char *format, ...) {
     return code;
 }
 
-const char *status_message(void) { return message; }
+const char *status_message(void) {
+    return message;
+}
 
 status status_set(status code, const char *text) {
     snprintf(message, sizeof message, "%s", text);
     return code;
 }
 
-void status_clear(void) { message[0] = 0; }
+void status_clear(void) {
+    message[0] = 0;
+}

@@ -14,7 +14,7 @@ struct worker {
     struct {
         worker_task task;
         void *context;
-    } *ring;
+    } * ring;
     uint64_t first, next; /* tickets: the oldest not finished, the next to give */
     int depth;
     bool closing;

@@ -1,5 +1,6 @@
-/* test_program.c: recording and deriving: wrong programs are refused once and by name; gradients flow
- * only where something trainable asks for them; equal gradients share a buffer only where that is safe. */
+/* test_program.c: recording and deriving: wrong programs are refused once and by name;
+ * gradients flow only where something trainable asks for them; equal gradients share a buffer
+ * only where that is safe. */
 #include "autograd/program.h"
 #include "common/alloc.h"
 #include "tiny_program.h"
@@ -11,7 +12,9 @@
 
 enum { ROWS = 64 };
 
-static const template_ *block_of(const program *p) { return &p->templates[1]; }
+static const template_ *block_of(const program *p) {
+    return &p->templates[1];
+}
 
 /* position of the parameter slot that program_parameter gave the n-th */
 static slot_id parameter_slot(const template_ *t, int n) {
@@ -59,11 +62,15 @@ static void a_binding_must_fit_its_template(void **state) {
     parameter_id small;
     program *p;
     assert_int_equal(tiny_open(&t, 1, 0, DTYPE_F32, DTYPE_F32, ROWS, 64), STATUS_OK);
-    assert_int_equal(parameter_add(&t.table, "small", format_of(DTYPE_F32, TINY_V, TINY_H - 1), MEM_BASE, 0, &small), STATUS_OK);
+    assert_int_equal(parameter_add(&t.table, "small", format_of(DTYPE_F32, TINY_V, TINY_H - 1),
+                                   MEM_BASE, 0, &small),
+                     STATUS_OK);
     assert_int_equal(program_open(&p, "wrong", &t.table, DTYPE_F32, ROWS, false), STATUS_OK);
     slot_id ids = program_input(p, "ids", format_of(DTYPE_I32, 0, 1));
     int e = program_template(p, "embed");
-    program_carry_out(p, program_embedding(p, ids, program_parameter(p, format_of(DTYPE_F32, TINY_V, TINY_H)), 0));
+    program_carry_out(
+        p, program_embedding(p, ids,
+                             program_parameter(p, format_of(DTYPE_F32, TINY_V, TINY_H)), 0));
     program_section(p, e);
     program_bind(p, 0, &small, 1);
     assert_int_equal(program_seal(p), STATUS_INTERNAL);
@@ -82,14 +89,16 @@ static void gradients_flow_only_where_they_are_asked_for(void **state) {
     assert_int_equal(derive(b, mask, false, true, &d), STATUS_OK);
     assert_int_equal(d.count, 0);
     derivation_free(&d);
-    /* only down's A (module 6; parameters: norm1, norm2, then w, a, b of each): its linear alone */
+    /* only down's A (module 6; parameters: norm1, norm2, then w, a, b of each): its linear
+     * alone */
     mask[2 + 3 * 6 + 1] = true;
     assert_int_equal(derive(b, mask, false, true, &d), STATUS_OK);
     assert_int_equal(d.count, 2); /* add, linear */
     assert_true(d.has_gradient[parameter_slot(b, 2 + 3 * 6 + 1)]);
     assert_false(d.has_gradient[parameter_slot(b, 2 + 3 * 6 + 2)]);
-    assert_false(d.has_gradient[output_of(b, OP_GLU, 0, 0)]); /* dX below the lowest adapter is pruned */
-    assert_true(d.needed[output_of(b, OP_GLU, 0, 0)]);        /* but dA reads x */
+    assert_false(d.has_gradient[output_of(b, OP_GLU, 0,
+                                          0)]); /* dX below the lowest adapter is pruned */
+    assert_true(d.needed[output_of(b, OP_GLU, 0, 0)]); /* but dA reads x */
     derivation_free(&d);
     /* the layer below wants the carry's gradient: everything on the way has one */
     assert_int_equal(derive(b, mask, true, true, &d), STATUS_OK);
@@ -107,7 +116,8 @@ static void frozen_norms_and_weights_get_no_gradient(void **state) {
     for (int m = 0; m < 7; m++) mask[2 + 3 * m + 1] = mask[2 + 3 * m + 2] = true;
     derivation d;
     assert_int_equal(derive(b, mask, true, true, &d), STATUS_OK);
-    for (int n = 0; n < b->parameters; n++) assert_int_equal(d.has_gradient[parameter_slot(b, n)], mask[n]);
+    for (int n = 0; n < b->parameters; n++)
+        assert_int_equal(d.has_gradient[parameter_slot(b, n)], mask[n]);
     for (size_t i = 0; i < d.count; i++) {
         const record *r = &b->records[d.records[i].record];
         if (r->op == OP_LINEAR) assert_int_equal(d.records[i].gin >> linear_w(0) & 1, 0);
@@ -117,8 +127,8 @@ static void frozen_norms_and_weights_get_no_gradient(void **state) {
     tiny_close(&t);
 }
 
-/* x + o: the gradients of x and o are equal. o's may live in x's buffer, because o's producer reads it
- * before the first norm adds to x's. */
+/* x + o: the gradients of x and o are equal. o's may live in x's buffer, because o's producer
+ * reads it before the first norm adds to x's. */
 static void equal_gradients_share_where_it_is_safe(void **state) {
     tiny t = {.layers = 0};
     assert_int_equal(tiny_open(&t, 1, 0, DTYPE_F32, DTYPE_F32, ROWS, 64), STATUS_OK);
@@ -127,15 +137,16 @@ static void equal_gradients_share_where_it_is_safe(void **state) {
     for (int m = 0; m < 7; m++) mask[2 + 3 * m + 1] = true;
     derivation d;
     assert_int_equal(derive(b, mask, true, true, &d), STATUS_OK);
-    slot_id o = output_of(b, OP_LINEAR, 1, 0), down = output_of(b, OP_LINEAR, 3, 0), h2 = output_of(b, OP_RMSNORM, 1, RMSNORM_SUM);
+    slot_id o = output_of(b, OP_LINEAR, 1, 0), down = output_of(b, OP_LINEAR, 3, 0),
+            h2 = output_of(b, OP_RMSNORM, 1, RMSNORM_SUM);
     assert_int_equal(d.gradient_as[o], b->carry_in);
     assert_int_equal(d.gradient_as[down], h2);
     derivation_free(&d);
     tiny_close(&t);
 }
 
-/* h feeds the sum and, later in the layer, something else: then sharing would let the later gradient
- * leak into o's. */
+/* h feeds the sum and, later in the layer, something else: then sharing would let the later
+ * gradient leak into o's. */
 static void unequal_gradients_do_not_share(void **state) {
     parameter_table table;
     program *p;
@@ -143,11 +154,14 @@ static void unequal_gradients_do_not_share(void **state) {
     assert_int_equal(program_open(&p, "fork", &table, DTYPE_F32, ROWS, true), STATUS_OK);
     int k = program_template(p, "fork");
     slot_id w = program_parameter(p, format_of(DTYPE_F32, TINY_H, TINY_H));
-    linear_part part = {.w = w, .bias = SLOT_NONE, .a = SLOT_NONE, .b = SLOT_NONE, .out = TINY_H};
+    linear_part part = {
+        .w = w, .bias = SLOT_NONE, .a = SLOT_NONE, .b = SLOT_NONE, .out = TINY_H};
     slot_id h = program_carry_in(p, TINY_H);
     slot_id o = program_linear(p, h, &part, 1, 0);
     slot_id sum = program_add(p, h, o);
-    program_carry_out(p, program_add(p, sum, program_linear(p, h, &part, 1, 0))); /* h again, after the sum */
+    program_carry_out(
+        p,
+        program_add(p, sum, program_linear(p, h, &part, 1, 0))); /* h again, after the sum */
     program_section(p, k);
     assert_int_equal(program_seal(p), STATUS_OK);
     bool mask[1] = {true};

@@ -7,11 +7,13 @@
 
 #include <string.h>
 
-static const learn_ends ends_of[] = {[TRAIN_ON_AUTO] = ENDS_TURN, [TRAIN_ON_ALL] = ENDS_ALL,
-                                     [TRAIN_ON_TURN] = ENDS_TURN, [TRAIN_ON_LAST] = ENDS_LAST,
+static const learn_ends ends_of[] = {[TRAIN_ON_AUTO] = ENDS_TURN,
+                                     [TRAIN_ON_ALL] = ENDS_ALL,
+                                     [TRAIN_ON_TURN] = ENDS_TURN,
+                                     [TRAIN_ON_LAST] = ENDS_LAST,
                                      [TRAIN_ON_NONE] = ENDS_NONE};
-static const long_rows long_of[] = {[EXCESS_TRUNCATE] = LONG_TRUNCATE, [EXCESS_DROP] = LONG_DROP,
-                                    [EXCESS_RAISE] = LONG_FAIL};
+static const long_rows long_of[] = {
+    [EXCESS_TRUNCATE] = LONG_TRUNCATE, [EXCESS_DROP] = LONG_DROP, [EXCESS_RAISE] = LONG_FAIL};
 
 /* The row's name of a template's property: message_property_mappings. */
 static const char *mapped(const dataset_config *d, const char *property) {
@@ -37,12 +39,17 @@ static void source_of(const dataset_config *d, dataset_source *s, role_names *ro
                           .chat_template = d->chat_template,
                           .shards = d->shards == CONFIG_NOT_SET ? 0 : d->shards,
                           .shard = d->shards_idx == CONFIG_NOT_SET ? 0 : d->shards_idx};
-    s->prompt = (prompt_format){.field_instruction = p->field_instruction, .field_input = p->field_input,
-                                .field_output = p->field_output, .field_system = p->field_system,
-                                .format = p->format, .no_input_format = p->no_input_format,
-                                .system_format = p->system_format, .system_prompt = p->system_prompt};
+    s->prompt = (prompt_format){.field_instruction = p->field_instruction,
+                                .field_input = p->field_input,
+                                .field_output = p->field_output,
+                                .field_system = p->field_system,
+                                .format = p->format,
+                                .no_input_format = p->no_input_format,
+                                .system_format = p->system_format,
+                                .system_prompt = p->system_prompt};
     for (size_t i = 0; i < d->roles.count; i++)
-        roles[i] = (role_names){d->roles.items[i].key, (const char *const *)d->roles.items[i].values.items,
+        roles[i] = (role_names){d->roles.items[i].key,
+                                (const char *const *)d->roles.items[i].values.items,
                                 d->roles.items[i].values.count};
     s->chat = (chat_fields){.messages = d->field_messages,
                             .role = mapped(d, "role"),
@@ -73,8 +80,8 @@ static status open_list(dataset *out, const dataset_list *list, const dataset_op
     return s;
 }
 
-status corpus_open(corpus *out, const config *c, const tokenizer *tok, const char *tokenizer_folder,
-                   int32_t vocabulary, const char *today) {
+status corpus_open(corpus *out, const config *c, const tokenizer *tok,
+                   const char *tokenizer_folder, int32_t vocabulary, const char *today) {
     memset(out, 0, sizeof *out);
     dataset_options o = {.tokenizer = tok,
                          .tokenizer_folder = tokenizer_folder,
@@ -123,7 +130,8 @@ void corpus_identity(const row_set *rows, char text[33]) {
     int64_t n = rows->count ? rows->offsets[rows->count] : 0;
     parts[0] = hash_bytes(rows->ids, (size_t)n * sizeof *rows->ids);
     parts[1] = hash_bytes(rows->labels, (size_t)n * sizeof *rows->labels);
-    parts[2] = hash_bytes(rows->offsets, rows->count ? (size_t)(rows->count + 1) * sizeof *rows->offsets : 0);
+    parts[2] = hash_bytes(rows->offsets,
+                          rows->count ? (size_t)(rows->count + 1) * sizeof *rows->offsets : 0);
     hash_format(hash_bytes(parts, sizeof parts), text);
 }
 

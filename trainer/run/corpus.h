@@ -1,4 +1,5 @@
-/* corpus.h: from the configuration's data keys to prepared rows: the only place that knows both. */
+/* corpus.h: from the configuration's data keys to prepared rows: the only place that knows
+ * both. */
 #ifndef NIBBLE_TRAINER_RUN_CORPUS_H
 #define NIBBLE_TRAINER_RUN_CORPUS_H
 
@@ -7,16 +8,16 @@
 #include "trainer/run/config.h"
 
 typedef struct corpus {
-    dataset train;    /* .held_out: val_set_size of `datasets` */
-    dataset test;     /* of test_datasets; its .train holds the rows */
+    dataset train; /* .held_out: val_set_size of `datasets` */
+    dataset test;  /* of test_datasets; its .train holds the rows */
     bool has_test;
     dataset_options options; /* as used */
 } corpus;
 
-/* tok may be NULL only if every row is tokenized. vocabulary: the model's. today: the date that some
- * chat templates state, as an earlier run's report gave it; NULL: the real one. */
-status corpus_open(corpus *out, const config *c, const tokenizer *tok, const char *tokenizer_folder,
-                   int32_t vocabulary, const char *today);
+/* tok may be NULL only if every row is tokenized. vocabulary: the model's. today: the date
+ * that some chat templates state, as an earlier run's report gave it; NULL: the real one. */
+status corpus_open(corpus *out, const config *c, const tokenizer *tok,
+                   const char *tokenizer_folder, int32_t vocabulary, const char *today);
 void corpus_close(corpus *c);
 
 /* The rows to evaluate on; NULL when there are none. */
@@ -24,8 +25,8 @@ const row_set *corpus_held_out(const corpus *c);
 /* Identity of the training rows: XXH3-128 over ids, labels and lengths; 32 hex digits. */
 void corpus_identity(const row_set *rows, char text[33]);
 
-/* The `type` of a file that nobody described, by what its first row has: messages, instruction,
- * input_ids, segments, else text. */
+/* The `type` of a file that nobody described, by what its first row has: messages,
+ * instruction, input_ids, segments, else text. */
 const char *corpus_guess_type(const char *path);
 
 /* Loader options for training, and for evaluation (in order, every row once). */

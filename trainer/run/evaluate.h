@@ -1,5 +1,6 @@
-/* evaluate.h: the loss of a model on rows, weighted by targets: sum of -log p over all targets,
- * divided by their number, as if all rows were one batch. Sums in double, in the rows' order. */
+/* evaluate.h: the loss of a model on rows, weighted by targets: sum of -log p over all
+ * targets, divided by their number, as if all rows were one batch. Sums in double, in the
+ * rows' order. */
 #ifndef NIBBLE_TRAINER_RUN_EVALUATE_H
 #define NIBBLE_TRAINER_RUN_EVALUATE_H
 
@@ -7,7 +8,7 @@
 #include "trainer/run/session.h"
 
 typedef struct evaluation {
-    double loss;      /* mean over targets */
+    double loss; /* mean over targets */
     int64_t targets, tokens;
     double seconds;
 } evaluation;
@@ -17,8 +18,9 @@ typedef status (*evaluate_visitor)(void *context, const micro_batch *m, const fl
 
 /* The session's evaluate program over all rows. `stop` (may be NULL) is asked between batches:
  * STATUS_INTERRUPTED. visitor may be NULL. */
-status evaluate_rows(session *s, const row_set *rows, const loader_options *options, bool (*stop)(void),
-                     evaluate_visitor visitor, void *context, evaluation *out);
+status evaluate_rows(session *s, const row_set *rows, const loader_options *options,
+                     bool (*stop)(void), evaluate_visitor visitor, void *context,
+                     evaluation *out);
 
 /* exp(loss), infinity when it overflows. */
 double perplexity_of(double loss);

@@ -23,15 +23,22 @@ static status write_result(run *r) {
         char *folder = file_join(c->output_dir, "model");
         if (!folder) return STATUS_MEMORY;
         export_source source = masters_source(&masters);
-        model_export x = {.config = &r->s.model, .tied = r->s.w.tied, .from = r->s.request.model_folder,
-                          .out = folder, .type = r->s.model.stored, .source = &source};
+        model_export x = {.config = &r->s.model,
+                          .tied = r->s.w.tied,
+                          .from = r->s.request.model_folder,
+                          .out = folder,
+                          .type = r->s.model.stored,
+                          .source = &source};
         status s = file_remove_tree(folder);
         if (s == STATUS_OK) s = model_export_write(&x);
         mem_free(folder);
         return s;
     }
-    lora_export how = {.base_model = c->base_model, .rank = r->s.lora.rank, .alpha = r->s.lora.alpha,
-                       .dropout = c->lora_dropout, .rslora = r->s.lora.rslora};
+    lora_export how = {.base_model = c->base_model,
+                       .rank = r->s.lora.rank,
+                       .alpha = r->s.lora.alpha,
+                       .dropout = c->lora_dropout,
+                       .rslora = r->s.lora.rslora};
     return lora_write(r->s.d, r->s.e, c->output_dir, &how);
 }
 
@@ -50,10 +57,11 @@ static json_t *traffic_json(const run *r) {
         engine_traffic t = engine_traffic_of(r->s.e, moved[i]);
         if (!t.in_bytes && !t.out_bytes) continue;
         json_object_set_new(o, mem_class_name(moved[i]),
-                            json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "in", (json_int_t)t.in_bytes, "out",
-                                      (json_int_t)t.out_bytes, "from_disk", (json_int_t)t.disk_bytes, "fetches",
-                                      (json_int_t)t.fetches, "hits", (json_int_t)t.hits, "stall_seconds",
-                                      metrics_real(t.stall_seconds)));
+                            json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "in",
+                                      (json_int_t)t.in_bytes, "out", (json_int_t)t.out_bytes,
+                                      "from_disk", (json_int_t)t.disk_bytes, "fetches",
+                                      (json_int_t)t.fetches, "hits", (json_int_t)t.hits,
+                                      "stall_seconds", metrics_real(t.stall_seconds)));
     }
     return o;
 }
@@ -65,9 +73,12 @@ static json_t *profile_json(const run *r) {
         for (int back = 0; back < 2; back++) {
             if (!p->calls[op][back]) continue;
             char name[64];
-            snprintf(name, sizeof name, "%s%s", operation_get((operation)op)->name, back ? ".backward" : "");
-            json_object_set_new(o, name, json_pack("{s:I, s:o}", "calls", (json_int_t)p->calls[op][back], "seconds",
-                                                   metrics_real(p->seconds[op][back])));
+            snprintf(name, sizeof name, "%s%s", operation_get((operation)op)->name,
+                     back ? ".backward" : "");
+            json_object_set_new(o, name,
+                                json_pack("{s:I, s:o}", "calls",
+                                          (json_int_t)p->calls[op][back], "seconds",
+                                          metrics_real(p->seconds[op][back])));
         }
     return o;
 }
@@ -83,13 +94,15 @@ static json_t *summary_json(const run *r) {
     json_object_set_new(s, "train_seconds", metrics_real(r->state.seconds));
     json_object_set_new(s, "final_loss", metrics_real(r->last_loss));
     json_object_set_new(s, "stopped_early", json_boolean(r->stopped_early));
-    json_object_set_new(s, "resumed_from", r->resumed_from >= 0 ? json_integer(r->resumed_from) : json_null());
+    json_object_set_new(s, "resumed_from",
+                        r->resumed_from >= 0 ? json_integer(r->resumed_from) : json_null());
     json_object_set_new(s, "held_out_before", evaluation_json(&r->before));
     json_object_set_new(s, "held_out_after", evaluation_json(&r->after));
     if (r->samples_before) json_object_set(s, "samples_before", r->samples_before);
     if (r->samples_after) json_object_set(s, "samples_after", r->samples_after);
     json_object_set_new(s, "packing_fill", metrics_real(loader_fill(r->l)));
-    json_object_set_new(s, "step_seconds_predicted", metrics_real(plan_step_seconds(&r->s, accumulation)));
+    json_object_set_new(s, "step_seconds_predicted",
+                        metrics_real(plan_step_seconds(&r->s, accumulation)));
     json_object_set_new(s, "step_seconds_measured",
                         metrics_real(r->steps_here ? r->seconds / (double)r->steps_here : 0));
     json_object_set_new(s, "plan", plan_json(&r->s, accumulation));
@@ -104,7 +117,8 @@ static json_t *summary_json(const run *r) {
     json_object_set_new(s, "fingerprint", json_string(r->identity.fingerprint));
     json_object_set_new(s, "warnings", json_integer(log_warnings()));
     json_object_set_new(s, "output", json_string(r->c->output_dir));
-    json_object_set_new(s, "adapter", json_string(r->c->adapter == ADAPTER_FULL ? "full" : "lora"));
+    json_object_set_new(s, "adapter",
+                        json_string(r->c->adapter == ADAPTER_FULL ? "full" : "lora"));
     return s;
 }
 
@@ -150,8 +164,10 @@ static void print_table(const json_t *s) {
         char text[32] = "-";
         if (before) snprintf(text, sizeof text, "%.4f", number(s, "held_out_before", "loss"));
         printf("  %-22s %12s %12.4f\n", "loss", text, number(s, "held_out_after", "loss"));
-        if (before) snprintf(text, sizeof text, "%.2f", number(s, "held_out_before", "perplexity"));
-        printf("  %-22s %12s %12.2f\n", "perplexity", text, number(s, "held_out_after", "perplexity"));
+        if (before)
+            snprintf(text, sizeof text, "%.2f", number(s, "held_out_before", "perplexity"));
+        printf("  %-22s %12s %12.2f\n", "perplexity", text,
+               number(s, "held_out_after", "perplexity"));
     }
     if (known) {
         char b[32] = "-", a[32];
@@ -162,7 +178,8 @@ static void print_table(const json_t *s) {
 }
 
 static void print_samples(const json_t *s) {
-    const json_t *before = json_object_get(s, "samples_before"), *after = json_object_get(s, "samples_after");
+    const json_t *before = json_object_get(s, "samples_before"),
+                 *after = json_object_get(s, "samples_after");
     for (size_t i = 0; i < json_array_size(after) && i < 2; i++) {
         const json_t *a = json_array_get(after, i), *b = json_array_get(before, i);
         printf("\n  prompt: %s\n", json_string_value(json_object_get(a, "prompt")));
@@ -177,7 +194,8 @@ static void print_traffic(const json_t *s) {
     json_object_foreach(json_object_get(s, "traffic"), name, t) {
         char in[BYTES_TEXT], out[BYTES_TEXT];
         printf("  %s pages: %s in, %s out, stalled %.2f s\n", name,
-               bytes_text((int64_t)number(t, NULL, "in"), in), bytes_text((int64_t)number(t, NULL, "out"), out),
+               bytes_text((int64_t)number(t, NULL, "in"), in),
+               bytes_text((int64_t)number(t, NULL, "out"), out),
                number(t, NULL, "stall_seconds"));
     }
 }
@@ -188,9 +206,11 @@ static void print_summary(const json_t *s) {
     print_table(s);
     print_samples(s);
     double seconds = number(s, NULL, "train_seconds");
-    printf("\n  %.0f steps, %.0f tokens (%.0f targets) in %.1f s: %.0f tokens/s; %.0f steps skipped\n",
-           number(s, NULL, "steps"), number(s, NULL, "tokens"), number(s, NULL, "targets"), seconds,
-           seconds > 0 ? number(s, NULL, "tokens") / seconds : 0, number(s, NULL, "skipped_steps"));
+    printf("\n  %.0f steps, %.0f tokens (%.0f targets) in %.1f s: %.0f tokens/s; %.0f steps "
+           "skipped\n",
+           number(s, NULL, "steps"), number(s, NULL, "tokens"), number(s, NULL, "targets"),
+           seconds, seconds > 0 ? number(s, NULL, "tokens") / seconds : 0,
+           number(s, NULL, "skipped_steps"));
     printf("  a step: %.3f s measured, %.3f s predicted at capacity; bins %.1f %% full\n",
            number(s, NULL, "step_seconds_measured"), number(s, NULL, "step_seconds_predicted"),
            100 * number(s, NULL, "packing_fill"));
@@ -199,8 +219,10 @@ static void print_summary(const json_t *s) {
            bytes_text((int64_t)number(s, "plan", "host_bytes"), host));
     print_traffic(s);
     bool full = !strcmp(json_string_value(json_object_get(s, "adapter")), "full");
-    printf("\n  written: %s/%s\n           %s/metrics.jsonl, %s/summary.json, %s/checkpoints\n", output,
-           full ? "model" : "adapter_model.safetensors, adapter_config.json", output, output, output);
+    printf(
+        "\n  written: %s/%s\n           %s/metrics.jsonl, %s/summary.json, %s/checkpoints\n",
+        output, full ? "model" : "adapter_model.safetensors, adapter_config.json", output,
+        output, output);
     fflush(stdout);
 }
 
@@ -208,12 +230,14 @@ static void print_profile(const run *r) {
     const engine_profile *p = engine_profile_of(r->s.e);
     double total = 0;
     for (int op = 0; op < OP_COUNT; op++) total += p->seconds[op][0] + p->seconds[op][1];
-    printf("\n  %-20s %9s %10s %7s %9s %10s %7s\n", "operation", "forward", "s", "%", "backward", "s", "%");
+    printf("\n  %-20s %9s %10s %7s %9s %10s %7s\n", "operation", "forward", "s", "%",
+           "backward", "s", "%");
     for (int op = 0; op < OP_COUNT; op++) {
         if (!p->calls[op][0] && !p->calls[op][1]) continue;
-        printf("  %-20s %9lld %10.3f %7.1f %9lld %10.3f %7.1f\n", operation_get((operation)op)->name,
-               (long long)p->calls[op][0], p->seconds[op][0], 100 * p->seconds[op][0] / total,
-               (long long)p->calls[op][1], p->seconds[op][1], 100 * p->seconds[op][1] / total);
+        printf("  %-20s %9lld %10.3f %7.1f %9lld %10.3f %7.1f\n",
+               operation_get((operation)op)->name, (long long)p->calls[op][0],
+               p->seconds[op][0], 100 * p->seconds[op][0] / total, (long long)p->calls[op][1],
+               p->seconds[op][1], 100 * p->seconds[op][1] / total);
     }
 }
 
@@ -222,7 +246,8 @@ status finish_run(run *r, bool profile) {
     json_t *s = summary_json(r);
     char *text = s ? json_write_text(s, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
     char *path = file_join(r->c->output_dir, "summary.json");
-    status result = text && path ? file_write_all(path, text, strlen(text)) : status_fail(STATUS_MEMORY, "out of memory for the summary");
+    status result = text && path ? file_write_all(path, text, strlen(text))
+                                 : status_fail(STATUS_MEMORY, "out of memory for the summary");
     if (result == STATUS_OK) print_summary(s);
     if (result == STATUS_OK && profile) print_profile(r);
     mem_free(path);

@@ -1,5 +1,6 @@
-/* finish.h: what a run says at its beginning (the plan) and its end: the adapter's files, a table
- * for people, summary.json for programs. summary.json is written last: it marks a finished run. */
+/* finish.h: what a run says at its beginning (the plan) and its end: the adapter's files, a
+ * table for people, summary.json for programs. summary.json is written last: it marks a
+ * finished run. */
 #ifndef NIBBLE_TRAINER_RUN_FINISH_H
 #define NIBBLE_TRAINER_RUN_FINISH_H
 

@@ -53,7 +53,9 @@ status metrics_open(metrics *m, const char *output_dir, int64_t keep_steps) {
     if (s != STATUS_OK) return s;
     m->started = (double)time(NULL);
     char *folder = file_join(output_dir, "runs");
-    char *name = folder ? mem_printf("%s/events.out.tfevents.%lld.nibble.%d", folder, (long long)time(NULL), (int)getpid()) : NULL;
+    char *name = folder ? mem_printf("%s/events.out.tfevents.%lld.nibble.%d", folder,
+                                     (long long)time(NULL), (int)getpid())
+                        : NULL;
     if (!name) s = STATUS_MEMORY;
     if (s == STATUS_OK) s = file_make_directories(folder);
     if (s == STATUS_OK) s = file_open_append(&m->events, name);
@@ -78,17 +80,20 @@ json_t *metrics_real(double x) {
 
 void metrics_write(metrics *m, json_t *line, const char *group) {
     static bool warned;
-    char *text = line ? json_write_text(line, JSON_REAL_PRECISION(9) | JSON_PRESERVE_ORDER) : NULL;
+    char *text =
+        line ? json_write_text(line, JSON_REAL_PRECISION(9) | JSON_PRESERVE_ORDER) : NULL;
     char *whole = text ? mem_printf("%s\n", text) : NULL;
     status s = whole ? file_write(&m->lines, whole, strlen(whole)) : STATUS_MEMORY;
     const char *key;
     json_t *value;
     int64_t step = json_integer_value(json_object_get(line, "step"));
     if (m->events.path && s == STATUS_OK)
-        json_object_foreach(line, key, value) if (json_is_number(value) && strcmp(key, "step") && s == STATUS_OK) {
+        json_object_foreach(line, key, value) if (json_is_number(value) &&
+                                                  strcmp(key, "step") && s == STATUS_OK) {
             char tag[128];
             snprintf(tag, sizeof tag, "%s/%s", group, key);
-            s = tfevents_scalar(&m->events, (double)time(NULL), step, tag, (float)json_number_value(value));
+            s = tfevents_scalar(&m->events, (double)time(NULL), step, tag,
+                                (float)json_number_value(value));
         }
     if (s != STATUS_OK && !warned) {
         warned = true;

@@ -1,5 +1,5 @@
-/* metrics.h: what a run leaves behind to be watched: metrics.jsonl (one object per line, one write
- * each, 9 significant digits) and TensorBoard event files.
+/* metrics.h: what a run leaves behind to be watched: metrics.jsonl (one object per line, one
+ * write each, 9 significant digits) and TensorBoard event files.
  *
  * A run that resumes first cuts metrics.jsonl back to the steps that its checkpoint knows, so
  * a step stands there once. */
@@ -20,8 +20,8 @@ typedef struct metrics {
 status metrics_open(metrics *m, const char *output_dir, int64_t keep_steps);
 void metrics_close(metrics *m);
 
-/* Writes the object as one line and its numbers (but step) as TensorBoard scalars under `group/`.
- * Steals `line`. A failed write warns once and never stops the run. */
+/* Writes the object as one line and its numbers (but step) as TensorBoard scalars under
+ * `group/`. Steals `line`. A failed write warns once and never stops the run. */
 void metrics_write(metrics *m, json_t *line, const char *group);
 
 /* A number that prints with 9 significant digits; NaN and infinities as null. */

@@ -6,14 +6,26 @@
 #include <string.h>
 
 /* Everything that a run writes into its folder; folders are one level deep. */
-static const char *const ours[] = {"config.yaml", "metrics.jsonl", "summary.json", "adapter_model.safetensors",
-                                   "adapter_config.json", "bad_batch.json", "runs", "checkpoints", "model",
-                                   ".lock", ".base-cache.h5", "README.md"};
+static const char *const ours[] = {"config.yaml",
+                                   "metrics.jsonl",
+                                   "summary.json",
+                                   "adapter_model.safetensors",
+                                   "adapter_config.json",
+                                   "bad_batch.json",
+                                   "runs",
+                                   "checkpoints",
+                                   "model",
+                                   ".lock",
+                                   ".base-cache.h5",
+                                   "README.md"};
 
 static bool is_ours(const char *name) {
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
         size_t n = strlen(ours[i]);
-        if (!strncmp(name, ours[i], n) && (!name[n] || !strcmp(name + n, ".tmp") || !strcmp(name + n, ".json") || !strcmp(name + n, ".lock"))) return true;
+        if (!strncmp(name, ours[i], n) &&
+            (!name[n] || !strcmp(name + n, ".tmp") || !strcmp(name + n, ".json") ||
+             !strcmp(name + n, ".lock")))
+            return true;
     }
     return false;
 }
@@ -33,14 +45,19 @@ status output_take(output_lock *lock, const char *folder, output_kind *kind) {
     status s = STATUS_OK;
     for (size_t i = 0; i < count && s == STATUS_OK; i++) {
         if (!is_ours(names[i]))
-            s = status_fail(STATUS_USAGE, "output_dir %s is not empty: it holds %s, which no run of this program "
-                                          "wrote; choose another folder (output_dir=...)", folder, names[i]);
+            s = status_fail(
+                STATUS_USAGE,
+                "output_dir %s is not empty: it holds %s, which no run of this program "
+                "wrote; choose another folder (output_dir=...)",
+                folder, names[i]);
         found += strcmp(names[i], ".lock") != 0;
     }
     file_list_free(names, count);
     TRY(s);
     TRY(output_lock_take(lock, folder));
-    *kind = !found ? OUTPUT_FRESH : holds(folder, "summary.json") ? OUTPUT_FINISHED : OUTPUT_UNFINISHED;
+    *kind = !found                          ? OUTPUT_FRESH
+            : holds(folder, "summary.json") ? OUTPUT_FINISHED
+                                            : OUTPUT_UNFINISHED;
     return STATUS_OK;
 }
 

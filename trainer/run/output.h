@@ -1,5 +1,5 @@
-/* output.h: the output folder: whose it is, what state its run is in, what is removed when it is
- * overwritten. A run never touches another's output. */
+/* output.h: the output folder: whose it is, what state its run is in, what is removed when it
+ * is overwritten. A run never touches another's output. */
 #ifndef NIBBLE_TRAINER_RUN_OUTPUT_H
 #define NIBBLE_TRAINER_RUN_OUTPUT_H
 

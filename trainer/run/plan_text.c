@@ -7,9 +7,12 @@
 
 const char *bytes_text(int64_t bytes, char text[BYTES_TEXT]) {
     double b = (double)bytes;
-    if (b >= 0x1p30) snprintf(text, BYTES_TEXT, "%.2f GiB", b / 0x1p30);
-    else if (b >= 0x1p20) snprintf(text, BYTES_TEXT, "%.1f MiB", b / 0x1p20);
-    else snprintf(text, BYTES_TEXT, "%.1f KiB", b / 0x1p10);
+    if (b >= 0x1p30)
+        snprintf(text, BYTES_TEXT, "%.2f GiB", b / 0x1p30);
+    else if (b >= 0x1p20)
+        snprintf(text, BYTES_TEXT, "%.1f MiB", b / 0x1p20);
+    else
+        snprintf(text, BYTES_TEXT, "%.1f KiB", b / 0x1p10);
     return text;
 }
 
@@ -17,7 +20,8 @@ static const program_plan *planned(const session *s, session_program p) {
     return s->index[p] < 0 ? NULL : &s->plan->programs[s->index[p]];
 }
 
-static double sum_programs(const session *s, int accumulation, double (*value)(const program_plan *)) {
+static double sum_programs(const session *s, int accumulation,
+                           double (*value)(const program_plan *)) {
     double total = 0;
     for (int p = 0; p < SESSION_PROGRAMS; p++) {
         const program_plan *q = planned(s, (session_program)p);
@@ -27,16 +31,25 @@ static double sum_programs(const session *s, int accumulation, double (*value)(c
     return total;
 }
 
-static double flops_of(const program_plan *q) { return q->flops; }
-static double seconds_of(const program_plan *q) { return q->seconds; }
+static double flops_of(const program_plan *q) {
+    return q->flops;
+}
+static double seconds_of(const program_plan *q) {
+    return q->seconds;
+}
 
-double plan_step_flops(const session *s, int accumulation) { return sum_programs(s, accumulation, flops_of); }
-double plan_step_seconds(const session *s, int accumulation) { return sum_programs(s, accumulation, seconds_of); }
+double plan_step_flops(const session *s, int accumulation) {
+    return sum_programs(s, accumulation, flops_of);
+}
+double plan_step_seconds(const session *s, int accumulation) {
+    return sum_programs(s, accumulation, seconds_of);
+}
 
 int64_t plan_checkpoint_bytes(const session *s) {
     int64_t bytes = 0;
     for (size_t i = 0; i < s->d->table.count; i++)
-        if (s->d->table.pages[s->d->table.items[i].page].class == MEM_OPTIMIZER) bytes += s->d->table.items[i].bytes;
+        if (s->d->table.pages[s->d->table.items[i].page].class == MEM_OPTIMIZER)
+            bytes += s->d->table.items[i].bytes;
     return bytes;
 }
 
@@ -55,19 +68,22 @@ json_t *plan_json(const session *s, int accumulation) {
     json_t *o = json_object(), *classes = json_object();
     for (int c = 0; c < MEM_CLASS_COUNT; c++) {
         if (!p->class_device[c] && !p->class_host[c] && !p->class_disk[c]) continue;
-        json_object_set_new(classes, mem_class_name((mem_class)c),
-                            json_pack("{s:I, s:I, s:I}", "device", (json_int_t)p->class_device[c], "host",
-                                      (json_int_t)p->class_host[c], "disk", (json_int_t)p->class_disk[c]));
+        json_object_set_new(
+            classes, mem_class_name((mem_class)c),
+            json_pack("{s:I, s:I, s:I}", "device", (json_int_t)p->class_device[c], "host",
+                      (json_int_t)p->class_host[c], "disk", (json_int_t)p->class_disk[c]));
     }
     json_object_set_new(o, "classes", classes);
     json_object_set_new(o, "device_bytes", json_integer(p->device_bytes));
     json_object_set_new(o, "host_bytes", json_integer(p->host_bytes));
     json_object_set_new(o, "outside_bytes", json_integer(session_outside(0)));
     json_object_set_new(o, "compute", json_string(dtype_name(s->compute)));
-    json_object_set_new(o, "activations", json_string(activation_names[p->policy.activations]));
+    json_object_set_new(o, "activations",
+                        json_string(activation_names[p->policy.activations]));
     json_object_set_new(o, "kept_layers", json_integer(p->kept_layers));
     json_object_set_new(o, "base", json_string(base_names[p->policy.base]));
-    json_object_set_new(o, "optimizer", json_string(p->policy.page_optimizer ? "paged" : "resident"));
+    json_object_set_new(o, "optimizer",
+                        json_string(p->policy.page_optimizer ? "paged" : "resident"));
     json_object_set_new(o, "slots", json_integer(p->slots[MEM_BASE]));
     json_object_set_new(o, "capacity", json_integer(s->capacity));
     json_object_set_new(o, "accumulation", json_integer(accumulation));
@@ -83,7 +99,8 @@ json_t *plan_json(const session *s, int accumulation) {
         json_object_set_new(o, "micro_step_pages_in", json_integer(t->pages_in));
         json_object_set_new(o, "first_micro_step_pages_in", json_integer(t->first_in));
         json_object_set_new(o, "micro_step_disk_read", json_integer(t->disk_read));
-        json_object_set_new(o, "offloaded_per_micro_step", json_integer(t->moved_out - t->pages_out));
+        json_object_set_new(o, "offloaded_per_micro_step",
+                            json_integer(t->moved_out - t->pages_out));
     }
     if (u) {
         json_object_set_new(o, "first_optimizer_pages_in", json_integer(u->first_in));
@@ -103,43 +120,50 @@ static bool add(char **text, const char *line) {
 char *plan_text(const session *s, int accumulation) {
     const plan *p = s->plan;
     char *text = mem_strdup(""), line[256], a[BYTES_TEXT], b[BYTES_TEXT], d[BYTES_TEXT];
-    snprintf(line, sizeof line, "plan: %s, activations %s%s, base %s, optimizer %s, %lld tokens a micro-step, %d a step",
+    snprintf(line, sizeof line,
+             "plan: %s, activations %s%s, base %s, optimizer %s, %lld tokens a micro-step, %d "
+             "a step",
              dtype_name(s->compute), activation_names[p->policy.activations],
              p->kept_layers > 0 ? " (the last layers keep)" : "", base_names[p->policy.base],
-             p->policy.page_optimizer ? "paged" : "resident", (long long)s->capacity, accumulation);
+             p->policy.page_optimizer ? "paged" : "resident", (long long)s->capacity,
+             accumulation);
     bool ok = text && add(&text, line);
     snprintf(line, sizeof line, "  %-11s %12s %12s %12s", "class", "device", "host", "disk");
     ok = ok && add(&text, line);
     for (int c = 0; c < MEM_CLASS_COUNT && ok; c++) {
         if (!p->class_device[c] && !p->class_host[c] && !p->class_disk[c]) continue;
         snprintf(line, sizeof line, "  %-11s %12s %12s %12s", mem_class_name((mem_class)c),
-                 bytes_text(p->class_device[c], a), bytes_text(p->class_host[c], b), bytes_text(p->class_disk[c], d));
+                 bytes_text(p->class_device[c], a), bytes_text(p->class_host[c], b),
+                 bytes_text(p->class_disk[c], d));
         ok = add(&text, line);
     }
-    snprintf(line, sizeof line, "  %-11s %12s %12s %12s  (classes at their own peaks)", "arenas",
-             bytes_text(p->device_bytes, a), bytes_text(p->host_bytes, b), "");
+    snprintf(line, sizeof line, "  %-11s %12s %12s %12s  (classes at their own peaks)",
+             "arenas", bytes_text(p->device_bytes, a), bytes_text(p->host_bytes, b), "");
     ok = ok && add(&text, line);
     snprintf(line, sizeof line, "  %-11s %12s", "outside", bytes_text(session_outside(0), a));
     ok = ok && add(&text, line);
     if (s->d->trainable_count) {
-        snprintf(line, sizeof line, "  on disk: %s a checkpoint, at most %lld kept; %s the result",
+        snprintf(line, sizeof line,
+                 "  on disk: %s a checkpoint, at most %lld kept; %s the result",
                  bytes_text(plan_checkpoint_bytes(s), a), (long long)s->c->save_total_limit,
                  bytes_text(plan_result_bytes(s), b));
         ok = ok && add(&text, line);
     }
-    snprintf(line, sizeof line, "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s measured)",
-             plan_step_flops(s, accumulation) / 1e9, plan_step_seconds(s, accumulation), s->rates.gemm_flops / 1e9,
-             s->rates.copy_bytes / 1e9);
+    snprintf(line, sizeof line,
+             "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s measured)",
+             plan_step_flops(s, accumulation) / 1e9, plan_step_seconds(s, accumulation),
+             s->rates.gemm_flops / 1e9, s->rates.copy_bytes / 1e9);
     ok = ok && add(&text, line);
     const program_plan *t = planned(s, PROGRAM_TRAIN), *u = planned(s, PROGRAM_UPDATE);
     if (ok && t && t->moved_in + t->moved_out + t->disk_read) {
-        snprintf(line, sizeof line, "  traffic of a micro-step: %s in, %s out, %s from disk", bytes_text(t->moved_in, a),
-                 bytes_text(t->moved_out, b), bytes_text(t->disk_read, d));
+        snprintf(line, sizeof line, "  traffic of a micro-step: %s in, %s out, %s from disk",
+                 bytes_text(t->moved_in, a), bytes_text(t->moved_out, b),
+                 bytes_text(t->disk_read, d));
         ok = add(&text, line);
     }
     if (ok && u && u->pages_in + u->pages_out) {
-        snprintf(line, sizeof line, "  traffic of the optimizer's sweep: %s in, %s out", bytes_text(u->pages_in, a),
-                 bytes_text(u->pages_out, b));
+        snprintf(line, sizeof line, "  traffic of the optimizer's sweep: %s in, %s out",
+                 bytes_text(u->pages_in, a), bytes_text(u->pages_out, b));
         ok = add(&text, line);
     }
     if (!ok) {

@@ -1,12 +1,13 @@
-/* plan_text.h: a plan for people and as JSON: memory by class and tier, disk, FLOPs, traffic, time. */
+/* plan_text.h: a plan for people and as JSON: memory by class and tier, disk, FLOPs, traffic,
+ * time. */
 #ifndef NIBBLE_TRAINER_RUN_PLAN_TEXT_H
 #define NIBBLE_TRAINER_RUN_PLAN_TEXT_H
 
 #include "common/json.h"
 #include "trainer/run/session.h"
 
-/* accumulation: micro-steps per optimizer step. The result is to be freed with mem_free / json_decref;
- * NULL when out of memory. */
+/* accumulation: micro-steps per optimizer step. The result is to be freed with mem_free /
+ * json_decref; NULL when out of memory. */
 char *plan_text(const session *s, int accumulation);
 json_t *plan_json(const session *s, int accumulation);
 

@@ -48,7 +48,8 @@ static void free_questions(questions *q) {
     mem_free(q->items);
 }
 
-/* The prompt of a row is what stands before its first learned token; the rest is the answer. */
+/* The prompt of a row is what stands before its first learned token; the rest is the answer.
+ */
 static status from_row(const run *r, const row_set *rows, int64_t row, question *q) {
     int64_t first = rows->offsets[row], n = rows->offsets[row + 1] - first, cut = 0;
     while (cut < n && rows->labels[first + cut] == LABEL_IGNORED) cut++;
@@ -58,12 +59,14 @@ static status from_row(const run *r, const row_set *rows, int64_t row, question 
     q->ids = mem_alloc_array((size_t)q->count + 1, sizeof *q->ids, "a prompt");
     if (!q->ids) return STATUS_MEMORY;
     memcpy(q->ids, rows->ids + first + begin, (size_t)q->count * sizeof *q->ids);
-    return tokenizer_decode(r->s.tok, rows->ids + first + cut, (size_t)(n - cut), true, &q->expected, NULL);
+    return tokenizer_decode(r->s.tok, rows->ids + first + cut, (size_t)(n - cut), true,
+                            &q->expected, NULL);
 }
 
 static status from_text(const run *r, const char *text, question *q) {
     id_list ids = {0};
-    status s = tokenizer_encode(r->s.tok, text, strlen(text), TOKENIZER_ADD_SPECIAL | TOKENIZER_PLAIN_TEXT, &ids);
+    status s = tokenizer_encode(r->s.tok, text, strlen(text),
+                                TOKENIZER_ADD_SPECIAL | TOKENIZER_PLAIN_TEXT, &ids);
     q->ids = ids.items;
     q->count = (int64_t)ids.count;
     if (s == STATUS_OK && q->count > MOST_PROMPT) {
@@ -94,13 +97,16 @@ static sampling sampling_of(const config *c) {
 static status one_object(const run *r, const question *q, const sequence *a, json_t *list) {
     char *prompt = NULL, *answer = NULL;
     status s = tokenizer_decode(r->s.tok, q->ids, (size_t)q->count, false, &prompt, NULL);
-    if (s == STATUS_OK) s = tokenizer_decode(r->s.tok, a->tokens, (size_t)a->count, true, &answer, NULL);
+    if (s == STATUS_OK)
+        s = tokenizer_decode(r->s.tok, a->tokens, (size_t)a->count, true, &answer, NULL);
     if (s == STATUS_OK) {
         json_t *o = json_object();
         json_object_set_new(o, "prompt", json_string(prompt));
         json_object_set_new(o, "answer", json_string(answer));
-        json_object_set_new(o, "expected", q->expected ? json_string(q->expected) : json_null());
-        if (json_array_append_new(list, o) != 0) s = status_fail(STATUS_MEMORY, "out of memory for samples");
+        json_object_set_new(o, "expected",
+                            q->expected ? json_string(q->expected) : json_null());
+        if (json_array_append_new(list, o) != 0)
+            s = status_fail(STATUS_MEMORY, "out of memory for samples");
     }
     mem_free(prompt);
     mem_free(answer);
@@ -114,13 +120,20 @@ static status answer_all(run *r, const questions *q, json_t *list) {
     int32_t eos = tokenizer_eos(r->s.tok);
     status s = a && tokens ? STATUS_OK : STATUS_MEMORY;
     for (size_t i = 0; s == STATUS_OK && i < q->count; i++)
-        a[i] = (sequence){.prompt = q->items[i].ids, .prompt_count = q->items[i].count,
+        a[i] = (sequence){.prompt = q->items[i].ids,
+                          .prompt_count = q->items[i].count,
                           .tokens = tokens + (int64_t)i * most};
-    generation g = {.e = r->s.e, .program = r->s.index[PROGRAM_GENERATE], .config = &r->s.model,
-                    .shape = r->s.request.generate, .sampling = sampling_of(r->c), .max_tokens = most,
-                    .stop = &eos, .stop_count = eos >= 0};
+    generation g = {.e = r->s.e,
+                    .program = r->s.index[PROGRAM_GENERATE],
+                    .config = &r->s.model,
+                    .shape = r->s.request.generate,
+                    .sampling = sampling_of(r->c),
+                    .max_tokens = most,
+                    .stop = &eos,
+                    .stop_count = eos >= 0};
     if (s == STATUS_OK) s = generate(&g, a, q->count);
-    for (size_t i = 0; s == STATUS_OK && i < q->count; i++) s = one_object(r, &q->items[i], &a[i], list);
+    for (size_t i = 0; s == STATUS_OK && i < q->count; i++)
+        s = one_object(r, &q->items[i], &a[i], list);
     mem_free(a);
     mem_free(tokens);
     return s;
@@ -133,8 +146,10 @@ status sample_collect(run *r, json_t **out) {
     status s = list ? ask(r, &q) : status_fail(STATUS_MEMORY, "out of memory for samples");
     if (s == STATUS_OK) s = answer_all(r, &q, list);
     free_questions(&q);
-    if (s == STATUS_OK) *out = list;
-    else json_decref(list);
+    if (s == STATUS_OK)
+        *out = list;
+    else
+        json_decref(list);
     return s;
 }
 
@@ -143,7 +158,8 @@ status sample_show(run *r, int64_t step) {
     size_t i;
     TRY(sample_collect(r, &list));
     json_array_foreach(list, i, o)
-        log_info("step %lld  sample %zu: %s", (long long)step, i + 1, json_string_value(json_object_get(o, "answer")));
+        log_info("step %lld  sample %zu: %s", (long long)step, i + 1,
+                 json_string_value(json_object_get(o, "answer")));
     json_decref(list);
     return STATUS_OK;
 }

@@ -17,4 +17,6 @@ static double factor(const lr_schedule *s, int64_t index) {
     return wave * (1 - s->min_ratio) + s->min_ratio;
 }
 
-double lr_at(const lr_schedule *s, int64_t index) { return s->peak * factor(s, index); }
+double lr_at(const lr_schedule *s, int64_t index) {
+    return s->peak * factor(s, index);
+}

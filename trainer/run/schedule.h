@@ -1,6 +1,7 @@
 /* schedule.h: the learning rate of every step, equal to transformers' schedulers.
  *
- * Step k (from 1) uses index k - 1, so with warm-up the first rate is 0 and the last index is N - 1. */
+ * Step k (from 1) uses index k - 1, so with warm-up the first rate is 0 and the last index is
+ * N - 1. */
 #ifndef NIBBLE_TRAINER_RUN_SCHEDULE_H
 #define NIBBLE_TRAINER_RUN_SCHEDULE_H
 

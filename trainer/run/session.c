@@ -10,16 +10,24 @@
 
 enum { OUTSIDE_BYTES = 64 << 20 /* libraries' code and heaps, measured on an empty run */ };
 
-int64_t session_outside(int64_t dataset_bytes) { return OUTSIDE_BYTES + 2 * dataset_bytes; }
+int64_t session_outside(int64_t dataset_bytes) {
+    return OUTSIDE_BYTES + 2 * dataset_bytes;
+}
 
 /* ---- opening ---- */
 
 static status choose_compute(session *s) {
     uint32_t native = s->b->table->native_types;
     switch (config_compute_precision(s->c)) {
-    case PRECISION_BF16: s->compute = DTYPE_BF16; break;
-    case PRECISION_FP16: s->compute = DTYPE_F16; break;
-    case PRECISION_FP32: s->compute = DTYPE_F32; break;
+    case PRECISION_BF16:
+        s->compute = DTYPE_BF16;
+        break;
+    case PRECISION_FP16:
+        s->compute = DTYPE_F16;
+        break;
+    case PRECISION_FP32:
+        s->compute = DTYPE_F32;
+        break;
     case PRECISION_AUTO:
         s->compute = native >> DTYPE_BF16 & 1 ? DTYPE_BF16 : DTYPE_F32;
         if (s->compute == DTYPE_F32)
@@ -27,14 +35,15 @@ static status choose_compute(session *s) {
         break;
     }
     if (!(s->b->table->types >> s->compute & 1))
-        return status_fail(STATUS_USAGE, "%s: the back end %s cannot compute in it", dtype_name(s->compute),
-                           s->b->table->name);
+        return status_fail(STATUS_USAGE, "%s: the back end %s cannot compute in it",
+                           dtype_name(s->compute), s->b->table->name);
     return STATUS_OK;
 }
 
 static status open_adapter(session *s) {
     const config *c = s->c;
-    const char *folder = s->request.adapter_folder ? s->request.adapter_folder : c->lora_model_dir;
+    const char *folder =
+        s->request.adapter_folder ? s->request.adapter_folder : c->lora_model_dir;
     if (c->adapter == ADAPTER_FULL && !s->request.adapter_folder) return STATUS_OK;
     if (folder) {
         TRY(peft_open(&s->adapter, folder));
@@ -59,8 +68,9 @@ static status open_decoder(session *s) {
     bool quantize = c->adapter == ADAPTER_QLORA;
     decoder_options o = {.compute = s->compute,
                          .quantize = !quantize ? DTYPE_COUNT
-                                     : c->bnb_config_kwargs.bnb_4bit_quant_type == CONFIG_FP4 ? DTYPE_FP4
-                                                                                             : DTYPE_NF4,
+                                     : c->bnb_config_kwargs.bnb_4bit_quant_type == CONFIG_FP4
+                                         ? DTYPE_FP4
+                                         : DTYPE_NF4,
                          .nested = c->bnb_config_kwargs.bnb_4bit_use_double_quant,
                          .stored = s->w.any_stored ? s->w.stored : NULL,
                          .tied = s->w.tied,
@@ -91,10 +101,12 @@ status session_open(session *s, const config *c, const session_request *r) {
 status session_open_tokenizer(session *s) {
     TRY(tokenizer_open(&s->tok, s->request.model_folder));
     if (tokenizer_size(s->tok) > s->model.vocab)
-        return status_fail(STATUS_MODEL,
-                           "%s: the tokenizer has ids up to %d, the model's vocabulary ends at %lld: they do "
-                           "not belong together", s->request.model_folder, tokenizer_size(s->tok) - 1,
-                           (long long)s->model.vocab - 1);
+        return status_fail(
+            STATUS_MODEL,
+            "%s: the tokenizer has ids up to %d, the model's vocabulary ends at %lld: they do "
+            "not belong together",
+            s->request.model_folder, tokenizer_size(s->tok) - 1,
+            (long long)s->model.vocab - 1);
     return STATUS_OK;
 }
 
@@ -104,31 +116,39 @@ static status record_program(session *s, session_program p) {
     session_request *r = &s->request;
     bool adapters = s->lora.modules != NULL;
     switch (p) {
-    case PROGRAM_TRAIN: return decoder_record_train(s->d, &s->programs[p], r->train_capacity);
+    case PROGRAM_TRAIN:
+        return decoder_record_train(s->d, &s->programs[p], r->train_capacity);
     case PROGRAM_EVALUATE:
         return decoder_record_evaluate(s->d, &s->programs[p], r->evaluate_capacity, adapters);
-    case PROGRAM_GENERATE: return decoder_record_generate(s->d, &s->programs[p], &r->generate, adapters);
-    case PROGRAM_NORM: return decoder_record_norm(s->d, &s->programs[p]);
-    default: return decoder_record_update(s->d, &s->programs[p]);
+    case PROGRAM_GENERATE:
+        return decoder_record_generate(s->d, &s->programs[p], &r->generate, adapters);
+    case PROGRAM_NORM:
+        return decoder_record_norm(s->d, &s->programs[p]);
+    default:
+        return decoder_record_update(s->d, &s->programs[p]);
     }
 }
 
 static plan_policy policy_of(const session *s) {
-    static const activation_mode activations[] = {ACTIVATIONS_AUTO, ACTIVATIONS_KEEP, ACTIVATIONS_RECOMPUTE,
-                                                  ACTIVATIONS_OFFLOAD};
+    static const activation_mode activations[] = {ACTIVATIONS_AUTO, ACTIVATIONS_KEEP,
+                                                  ACTIVATIONS_RECOMPUTE, ACTIVATIONS_OFFLOAD};
     static const base_place bases[] = {BASE_AUTO, BASE_RESIDENT, BASE_HOST, BASE_DISK};
     const config *c = s->c;
     const memory_config *m = &c->memory;
-    bool paged = c->optimizer == OPTIMIZER_PAGED_ADAMW_32BIT || c->optimizer == OPTIMIZER_PAGED_ADAMW_8BIT;
-    plan_policy p = {.device_budget = m->device_budget == CONFIG_NOT_SET ? 0 : m->device_budget,
+    bool paged = c->optimizer == OPTIMIZER_PAGED_ADAMW_32BIT ||
+                 c->optimizer == OPTIMIZER_PAGED_ADAMW_8BIT;
+    plan_policy p = {.device_budget =
+                         m->device_budget == CONFIG_NOT_SET ? 0 : m->device_budget,
                      .host_budget = m->host_budget == CONFIG_NOT_SET ? 0 : m->host_budget,
                      .total_budget = plan_host_limit(session_outside(0)),
                      .activations = activations[m->activations],
                      .base = bases[m->base],
                      .slots = m->slots == CONFIG_NOT_SET ? 0 : (int)m->slots,
-                     .page_optimizer = m->optimizer == STATES_PAGED || (m->optimizer == STATES_AUTO && paged),
+                     .page_optimizer = m->optimizer == STATES_PAGED ||
+                                       (m->optimizer == STATES_AUTO && paged),
                      .disk_possible = true};
-    if (c->adapter == ADAPTER_FULL) p.base = BASE_RESIDENT; /* what is trained is no frozen page */
+    if (c->adapter == ADAPTER_FULL)
+        p.base = BASE_RESIDENT; /* what is trained is no frozen page */
     return p;
 }
 
@@ -161,15 +181,18 @@ void session_unplan(session *s) {
 
 static status show_progress(void *context, int64_t done, int64_t total) {
     const char *what = context;
-    log_progress("%s %lld of %lld MiB", what, (long long)(done >> 20), (long long)(total >> 20));
+    log_progress("%s %lld of %lld MiB", what, (long long)(done >> 20),
+                 (long long)(total >> 20));
     return signals_check("loading the base");
 }
 
 status session_load(session *s) {
-    load_progress progress = {show_progress, s->c->adapter == ADAPTER_QLORA ? "loading and quantizing" : "loading"};
+    load_progress progress = {
+        show_progress, s->c->adapter == ADAPTER_QLORA ? "loading and quantizing" : "loading"};
     TRY(base_cache_prepare(s, &progress));
     TRY(engine_open(&s->e, s->b, s->plan, s->cache_open ? &s->cache.file : NULL));
-    TRY(engine_zero_class(s->e, MEM_OPTIMIZER)); /* moments begin at 0, whatever the arena held */
+    TRY(engine_zero_class(s->e,
+                          MEM_OPTIMIZER)); /* moments begin at 0, whatever the arena held */
     TRY(decoder_load_tables(s->d, s->e));
     TRY(base_cache_load(s, &progress));
     if (!s->lora.modules) return STATUS_OK;

@@ -1,6 +1,7 @@
-/* session.h: what every verb that touches a model has open: back end, model, decoder, programs,
- * plan, engine. Opened in the order in which things can be known, each step a function, so that
- * `plan` stops before memory is reserved and `check` before weights are read. */
+/* session.h: what every verb that touches a model has open: back end, model, decoder,
+ * programs, plan, engine. Opened in the order in which things can be known, each step a
+ * function, so that `plan` stops before memory is reserved and `check` before weights are
+ * read. */
 #ifndef NIBBLE_TRAINER_RUN_SESSION_H
 #define NIBBLE_TRAINER_RUN_SESSION_H
 
@@ -27,8 +28,8 @@ typedef struct session_request {
     const char *adapter_folder; /* NULL: config's adapter keys say what is made anew */
     bool train;                 /* gradients and optimizer states; else adapters as they are */
     int threads;                /* 0: all */
-    bool pattern;               /* fill the arenas with a pattern, to observe the high-water mark */
-    unsigned programs;          /* bit per session_program */
+    bool pattern;      /* fill the arenas with a pattern, to observe the high-water mark */
+    unsigned programs; /* bit per session_program */
     int64_t train_capacity, evaluate_capacity; /* rows */
     generate_shape generate;
 } session_request;
@@ -50,15 +51,16 @@ typedef struct session {
     int index[SESSION_PROGRAMS];         /* in the plan */
     int64_t capacity;                    /* of the training program */
     plan *plan;
-    cache cache;             /* the base's pages as a file (base_cache.h) */
+    cache cache; /* the base's pages as a file (base_cache.h) */
     bool cache_open;
-    char *disk_path;         /* of a hidden one, to remove at the end; NULL: it is the user's */
-    json_t *base_identity;   /* tensor -> hash, once loaded */
+    char *disk_path;       /* of a hidden one, to remove at the end; NULL: it is the user's */
+    json_t *base_identity; /* tensor -> hash, once loaded */
     engine *e;
     tokenizer *tok;
 } session;
 
-/* Back end, config.json, headers of the weights, adapter, decoder: STATUS_MODEL and STATUS_USAGE. */
+/* Back end, config.json, headers of the weights, adapter, decoder: STATUS_MODEL and
+ * STATUS_USAGE. */
 status session_open(session *s, const config *c, const session_request *r);
 /* Reads the tokenizer and checks that its ids fit the model's vocabulary. */
 status session_open_tokenizer(session *s);
@@ -66,7 +68,8 @@ status session_open_tokenizer(session *s);
 status session_plan(session *s);
 /* Forgets programs and plan, to plan again with another request. */
 void session_unplan(session *s);
-/* Reserves memory, loads the base (from the folder or the quantized cache), then the adapter. */
+/* Reserves memory, loads the base (from the folder or the quantized cache), then the adapter.
+ */
 status session_load(session *s);
 void session_close(session *s); /* zeroed or half-open ones are fine */
 
@@ -74,8 +77,8 @@ void session_close(session *s); /* zeroed or half-open ones are fine */
  * compute type. One line. */
 void session_fingerprint(const session *s, char *text, size_t bytes);
 
-/* Bytes outside the arenas that a run of this kind takes (libraries, tokenizer, rows); an estimate
- * that the plan prints as `outside`. */
+/* Bytes outside the arenas that a run of this kind takes (libraries, tokenizer, rows); an
+ * estimate that the plan prints as `outside`. */
 int64_t session_outside(int64_t dataset_bytes);
 
 #endif

@@ -19,19 +19,27 @@ void signals_watch(void) {
     a.sa_handler = handler;
     sigemptyset(&a.sa_mask);
     a.sa_flags = SA_RESTART;
-    for (size_t i = 0; i < sizeof watched / sizeof *watched; i++) sigaction(watched[i], &a, NULL);
+    for (size_t i = 0; i < sizeof watched / sizeof *watched; i++)
+        sigaction(watched[i], &a, NULL);
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of the write, not a death */
     signal(SIGXFSZ, SIG_IGN); /* so is a limit on the size of files */
 }
 
-bool signals_stop_wanted(void) { return count > 0; }
+bool signals_stop_wanted(void) {
+    return count > 0;
+}
 
 const char *signals_name(void) {
-    return which == SIGTERM ? "SIGTERM" : which == SIGINT ? "SIGINT" : which == SIGUSR1 ? "SIGUSR1" : "no signal";
+    return which == SIGTERM   ? "SIGTERM"
+           : which == SIGINT  ? "SIGINT"
+           : which == SIGUSR1 ? "SIGUSR1"
+                              : "no signal";
 }
 
 status signals_check(const char *phase) {
     if (!count) return STATUS_OK;
-    return status_fail(STATUS_INTERRUPTED, "interrupted by %s while %s: nothing to save yet; the same "
-                                           "command starts again", signals_name(), phase);
+    return status_fail(STATUS_INTERRUPTED,
+                       "interrupted by %s while %s: nothing to save yet; the same "
+                       "command starts again",
+                       signals_name(), phase);
 }

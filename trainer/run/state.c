@@ -54,21 +54,24 @@ static status each_tensor(session *s, saved *list, size_t *count) {
 
 static json_t *counters(const run_state *r, const run_identity *id) {
     const optimizer_state *o = &r->optimizer;
-    return json_pack("{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:f, s:I, s:s, s:O, s:s, s:s, s:s}",
-                     "step", (json_int_t)o->step, "adam_t", (json_int_t)o->adam_t, "skipped",
-                     (json_int_t)o->skipped, "skipped_in_row", o->skipped_in_row, "loss_scale", o->loss_scale,
-                     "good_in_row", (json_int_t)o->good_in_row, "cursor", (json_int_t)r->cursor, "tokens",
-                     (json_int_t)r->tokens, "targets", (json_int_t)r->targets, "best_eval",
-                     isfinite(r->best_eval) ? r->best_eval : 0.0, "best_eval_step",
-                     (json_int_t)r->best_eval_step, "evals_without_gain", (json_int_t)r->evals_without_gain,
-                     "watchdog_in_row", (json_int_t)r->watchdog_in_row, "seconds", r->seconds,
-                     "has_best_eval", (int)isfinite(r->best_eval), "before_loss", r->before_loss,
-                     "before_targets", (json_int_t)r->before_targets, "config", id->config, "base", id->base,
-                     "data", id->data, "fingerprint", id->fingerprint,
-                     "template_date", id->template_date);
+    return json_pack(
+        "{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:f, "
+        "s:I, s:s, s:O, s:s, s:s, s:s}",
+        "step", (json_int_t)o->step, "adam_t", (json_int_t)o->adam_t, "skipped",
+        (json_int_t)o->skipped, "skipped_in_row", o->skipped_in_row, "loss_scale",
+        o->loss_scale, "good_in_row", (json_int_t)o->good_in_row, "cursor",
+        (json_int_t)r->cursor, "tokens", (json_int_t)r->tokens, "targets",
+        (json_int_t)r->targets, "best_eval", isfinite(r->best_eval) ? r->best_eval : 0.0,
+        "best_eval_step", (json_int_t)r->best_eval_step, "evals_without_gain",
+        (json_int_t)r->evals_without_gain, "watchdog_in_row", (json_int_t)r->watchdog_in_row,
+        "seconds", r->seconds, "has_best_eval", (int)isfinite(r->best_eval), "before_loss",
+        r->before_loss, "before_targets", (json_int_t)r->before_targets, "config", id->config,
+        "base", id->base, "data", id->data, "fingerprint", id->fingerprint, "template_date",
+        id->template_date);
 }
 
-status state_save(session *s, const run_state *r, const run_identity *id, const char *output_dir, int keep) {
+status state_save(session *s, const run_state *r, const run_identity *id,
+                  const char *output_dir, int keep) {
     TRY(engine_sync(s->e));
     size_t most = s->d->trainable_count * PARTS + 1, count;
     saved *list = mem_alloc_array(most, sizeof *list, "a checkpoint");
@@ -76,8 +79,10 @@ status state_save(session *s, const run_state *r, const run_identity *id, const 
     json_t *content = counters(r, id);
     status result = list && tensors && content ? each_tensor(s, list, &count) : STATUS_MEMORY;
     for (size_t i = 0; result == STATUS_OK && i < count; i++)
-        tensors[i] = (named_tensor){.name = list[i].name, .format = s->d->table.items[list[i].id].format,
-                                    .read = read_parameter, .context = &list[i]};
+        tensors[i] = (named_tensor){.name = list[i].name,
+                                    .format = s->d->table.items[list[i].id].format,
+                                    .read = read_parameter,
+                                    .context = &list[i]};
     if (result == STATUS_OK)
         result = checkpoint_save(output_dir, r->optimizer.step, content, tensors, count, keep);
     json_decref(content);
@@ -95,14 +100,22 @@ static status read_counters(run_state *r, const json_t *c, const char *where) {
     struct {
         const char *key;
         int64_t *to;
-    } ints[] = {{"step", &o->step},       {"adam_t", &o->adam_t},     {"skipped", &o->skipped},
-                {"skipped_in_row", &in_row}, {"good_in_row", &o->good_in_row}, {"cursor", &r->cursor},
-                {"tokens", &r->tokens},   {"targets", &r->targets},   {"best_eval_step", &r->best_eval_step},
-                {"evals_without_gain", &r->evals_without_gain}, {"watchdog_in_row", &r->watchdog_in_row}};
+    } ints[] = {{"step", &o->step},
+                {"adam_t", &o->adam_t},
+                {"skipped", &o->skipped},
+                {"skipped_in_row", &in_row},
+                {"good_in_row", &o->good_in_row},
+                {"cursor", &r->cursor},
+                {"tokens", &r->tokens},
+                {"targets", &r->targets},
+                {"best_eval_step", &r->best_eval_step},
+                {"evals_without_gain", &r->evals_without_gain},
+                {"watchdog_in_row", &r->watchdog_in_row}};
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) {
         *ints[i].to = -1;
         TRY(json_get_int(c, ints[i].key, ints[i].to, where, STATUS_MODEL));
-        if (*ints[i].to < 0) return status_fail(STATUS_MODEL, "%s: \"%s\" is missing", where, ints[i].key);
+        if (*ints[i].to < 0)
+            return status_fail(STATUS_MODEL, "%s: \"%s\" is missing", where, ints[i].key);
     }
     o->skipped_in_row = (int)in_row;
     TRY(json_get_real(c, "loss_scale", &o->loss_scale, where, STATUS_MODEL));
@@ -120,12 +133,16 @@ static status same_base(const json_t *before, const json_t *now, const char *whe
     json_t *hash;
     json_object_foreach((json_t *)before, name, hash) {
         if (json_equal(hash, json_object_get(now, name))) continue;
-        return status_fail(STATUS_MODEL, "%s was trained on another base: tensor %s differs; give the same "
-                                         "base_model, or start anew with --overwrite", where, name);
+        return status_fail(STATUS_MODEL,
+                           "%s was trained on another base: tensor %s differs; give the same "
+                           "base_model, or start anew with --overwrite",
+                           where, name);
     }
     if (json_object_size(before) != json_object_size(now))
-        return status_fail(STATUS_MODEL, "%s was trained on another base: it had %zu tensors, this one has %zu",
-                           where, json_object_size(before), json_object_size(now));
+        return status_fail(
+            STATUS_MODEL,
+            "%s was trained on another base: it had %zu tensors, this one has %zu", where,
+            json_object_size(before), json_object_size(now));
     return STATUS_OK;
 }
 
@@ -146,9 +163,11 @@ status state_load(session *s, run_state *r, const run_identity *id, const checkp
     TRY(json_get_text(c->content, "fingerprint", &fingerprint, c->path, STATUS_MODEL));
     TRY(same_base(base, id->base, c->path));
     if (strcmp(data, id->data))
-        return status_fail(STATUS_DATA, "%s: the training rows are not the ones that the checkpoint was made with "
-                                        "(%s then, %s now): the same files, tokenizer and data keys are needed",
-                           c->path, data, id->data);
+        return status_fail(
+            STATUS_DATA,
+            "%s: the training rows are not the ones that the checkpoint was made with "
+            "(%s then, %s now): the same files, tokenizer and data keys are needed",
+            c->path, data, id->data);
     TRY(read_counters(r, c->content, c->path));
     for (size_t i = 0; i < s->d->trainable_count; i++) {
         const trainable *t = &s->d->trainables[i];
@@ -157,7 +176,9 @@ status state_load(session *s, run_state *r, const run_identity *id, const checkp
     }
     TRY(masters_round(s->d, s->e));
     if (strcmp(fingerprint, id->fingerprint))
-        log_warn("this is not the machine or the set-up of the checkpoint, so the run goes on but not bit "
-                 "for bit: then \"%s\", now \"%s\"", fingerprint, id->fingerprint);
+        log_warn("this is not the machine or the set-up of the checkpoint, so the run goes on "
+                 "but not bit "
+                 "for bit: then \"%s\", now \"%s\"",
+                 fingerprint, id->fingerprint);
     return STATUS_OK;
 }

@@ -15,7 +15,8 @@ status stepper_open(stepper *p, session *s, const lr_schedule *lr) {
     p->s = s;
     p->lr = *lr;
     p->weights = mem_alloc_array((size_t)s->capacity, sizeof *p->weights, "target weights");
-    p->squares = mem_alloc_array(s->d->trainable_count + 1, sizeof *p->squares, "gradient norms");
+    p->squares =
+        mem_alloc_array(s->d->trainable_count + 1, sizeof *p->squares, "gradient norms");
     if (p->weights && p->squares) return STATUS_OK;
     stepper_close(p);
     return STATUS_MEMORY;
@@ -39,8 +40,11 @@ static status run_micro(stepper *p, const micro_batch *m, float weight, uint64_t
     for (int64_t i = 0; i < m->tokens; i++) p->weights[i] = m->targets[i] >= 0 ? weight : 0;
     run_input in[TRAIN_INPUTS];
     step_inputs(in, m, p->weights);
-    run_args args = {.rows = m->tokens, .documents = m->documents, .seed = (uint64_t)p->s->c->seed,
-                     .micro = number, .inputs = in};
+    run_args args = {.rows = m->tokens,
+                     .documents = m->documents,
+                     .seed = (uint64_t)p->s->c->seed,
+                     .micro = number,
+                     .inputs = in};
     return engine_run(p->s->e, p->s->index[PROGRAM_TRAIN], &args);
 }
 
@@ -59,10 +63,12 @@ static status skip(optimizer_state *o, bool fp16, double loss) {
         o->good_in_row = 0;
     }
     if (o->skipped_in_row < DIVERGED_AFTER) return STATUS_OK;
-    return status_fail(STATUS_DIVERGED,
-                       "step %lld: loss %g and gradients were not finite %d steps in a row; lower "
-                       "learning_rate, look at the data (train check --show 3), or go on from the last checkpoint",
-                       (long long)o->step, loss, o->skipped_in_row);
+    return status_fail(
+        STATUS_DIVERGED,
+        "step %lld: loss %g and gradients were not finite %d steps in a row; lower "
+        "learning_rate, look at the data (train check --show 3), or go on from the last "
+        "checkpoint",
+        (long long)o->step, loss, o->skipped_in_row);
 }
 
 static void grow_scale(optimizer_state *o) {
@@ -71,8 +77,8 @@ static void grow_scale(optimizer_state *o) {
     o->good_in_row = 0;
 }
 
-status stepper_run(stepper *p, const batch_group *g, optimizer_state *o, bool (*interrupted)(void),
-                   step_result *out) {
+status stepper_run(stepper *p, const batch_group *g, optimizer_state *o,
+                   bool (*interrupted)(void), step_result *out) {
     session *s = p->s;
     bool fp16 = s->compute == DTYPE_F16;
     memset(out, 0, sizeof *out);
@@ -80,9 +86,11 @@ status stepper_run(stepper *p, const batch_group *g, optimizer_state *o, bool (*
     TRY(decoder_clear_total(s->d, s->e));
     float weight = (float)(o->loss_scale / (double)g->targets);
     for (int a = 0; a < g->micro_count; a++) {
-        if (interrupted && interrupted()) return status_fail(STATUS_INTERRUPTED, "interrupted");
+        if (interrupted && interrupted())
+            return status_fail(STATUS_INTERRUPTED, "interrupted");
         /* Philox's micro-batch number: global, so that resume repeats the masks */
-        uint64_t number = (uint64_t)g->index * (uint64_t)s->c->gradient_accumulation_steps + (uint64_t)a;
+        uint64_t number =
+            (uint64_t)g->index * (uint64_t)s->c->gradient_accumulation_steps + (uint64_t)a;
         TRY(run_micro(p, &g->micro[a], weight, number));
     }
     TRY(run_plain(s, PROGRAM_NORM, NULL));
@@ -101,8 +109,8 @@ status stepper_run(stepper *p, const batch_group *g, optimizer_state *o, bool (*
     }
     o->skipped_in_row = 0;
     o->adam_t++;
-    adamw_scalars adam = adamw_scalars_make(out->lr, s->c->adam_beta1, s->c->adam_beta2, s->c->adam_epsilon,
-                                            s->c->weight_decay, o->adam_t);
+    adamw_scalars adam = adamw_scalars_make(out->lr, s->c->adam_beta1, s->c->adam_beta2,
+                                            s->c->adam_epsilon, s->c->weight_decay, o->adam_t);
     double clip = 1, most = s->c->max_grad_norm;
     if (most > 0 && most / (out->grad_norm + 1e-6) < 1) clip = most / (out->grad_norm + 1e-6);
     adam.grad_scale = (float)(clip / o->loss_scale);

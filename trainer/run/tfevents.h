@@ -1,6 +1,7 @@
-/* tfevents.h: TensorBoard's event file: records of [length u64][masked crc32c of it][protobuf Event]
- * [masked crc32c of that]; mask = rotate right by 15, plus 0xa282ead8 (tensorflow's
- * core/lib/io/record_writer). First event: file_version "brain.Event:2". One write per record. */
+/* tfevents.h: TensorBoard's event file: records of [length u64][masked crc32c of it][protobuf
+ * Event] [masked crc32c of that]; mask = rotate right by 15, plus 0xa282ead8 (tensorflow's
+ * core/lib/io/record_writer). First event: file_version "brain.Event:2". One write per record.
+ */
 #ifndef NIBBLE_TRAINER_RUN_TFEVENTS_H
 #define NIBBLE_TRAINER_RUN_TFEVENTS_H
 

@@ -14,15 +14,20 @@
 
 /* ---- opening ---- */
 
-static status check_phase(const char *phase) { return signals_check(phase); }
+static status check_phase(const char *phase) {
+    return signals_check(phase);
+}
 
 static status open_rows(run *r, const train_request *q) {
     const config *c = r->c;
     const char *today = NULL; /* a template may state the date: that of the run's beginning */
-    if (r->from.path) TRY(json_get_text(r->from.content, "template_date", &today, r->from.path, STATUS_MODEL));
+    if (r->from.path)
+        TRY(json_get_text(r->from.content, "template_date", &today, r->from.path,
+                          STATUS_MODEL));
     if (today && !*today) today = NULL;
     TRY(corpus_open(&r->rows, c, r->s.tok, q->model_folder, (int32_t)r->s.model.vocab, today));
-    snprintf(r->identity.template_date, sizeof r->identity.template_date, "%s", r->rows.train.report.template_date);
+    snprintf(r->identity.template_date, sizeof r->identity.template_date, "%s",
+             r->rows.train.report.template_date);
     char *text = dataset_describe(&r->rows.train, &r->rows.options);
     if (!text) return STATUS_MEMORY;
     if (*text) log_info("%s", text);
@@ -58,9 +63,12 @@ static status plan_capacities(run *r) {
 status train_open(run *r, const config *c, const train_request *q) {
     r->c = c;
     r->resumed_from = r->save_retry_at = -1;
-    session_request request = {.model_folder = q->model_folder, .train = true, .threads = q->threads,
+    session_request request = {.model_folder = q->model_folder,
+                               .train = true,
+                               .threads = q->threads,
                                .pattern = q->pattern,
-                               .programs = 1u << PROGRAM_TRAIN | 1u << PROGRAM_NORM | 1u << PROGRAM_UPDATE};
+                               .programs = 1u << PROGRAM_TRAIN | 1u << PROGRAM_NORM |
+                                           1u << PROGRAM_UPDATE};
     TRY(session_open(&r->s, c, &request));
     TRY(model_config_check_length(&r->s.model, c->sequence_len));
     TRY(session_open_tokenizer(&r->s));
@@ -94,7 +102,8 @@ static status find_checkpoint(run *r) {
     bool found;
     TRY(checkpoint_find(r->c->output_dir, &r->from, &found));
     if (!found)
-        log_info("--resume: no checkpoint in %s yet, so the run starts from the beginning", r->c->output_dir);
+        log_info("--resume: no checkpoint in %s yet, so the run starts from the beginning",
+                 r->c->output_dir);
     return STATUS_OK;
 }
 
@@ -102,10 +111,14 @@ static status same_config(const run *r, const train_request *q) {
     const char *before = "";
     char differences[2048] = "";
     TRY(json_get_text(r->from.content, "config", &before, r->from.path, STATUS_MODEL));
-    if (q->compare_configs) TRY(q->compare_configs(before, r->c->resolved, differences, sizeof differences));
+    if (q->compare_configs)
+        TRY(q->compare_configs(before, r->c->resolved, differences, sizeof differences));
     if (!*differences) return STATUS_OK;
-    return status_fail(STATUS_USAGE, "%s was made with another configuration: %s; undo that, or start anew with "
-                                     "--overwrite", r->from.path, differences);
+    return status_fail(
+        STATUS_USAGE,
+        "%s was made with another configuration: %s; undo that, or start anew with "
+        "--overwrite",
+        r->from.path, differences);
 }
 
 static status resume(run *r) {
@@ -117,19 +130,26 @@ static status resume(run *r) {
 
 static status begin(run *r) {
     run_state_init(&r->state, &r->s);
-    lr_schedule lr = {.kind = r->c->lr_scheduler, .peak = r->c->learning_rate,
-                      .min_ratio = isnan(r->c->cosine_min_lr_ratio) ? 0 : r->c->cosine_min_lr_ratio,
-                      .warmup = config_warmup_steps(r->c, r->total_steps), .total = r->total_steps};
+    lr_schedule lr = {.kind = r->c->lr_scheduler,
+                      .peak = r->c->learning_rate,
+                      .min_ratio =
+                          isnan(r->c->cosine_min_lr_ratio) ? 0 : r->c->cosine_min_lr_ratio,
+                      .warmup = config_warmup_steps(r->c, r->total_steps),
+                      .total = r->total_steps};
     TRY(stepper_open(&r->stepper, &r->s, &lr));
     r->identity.base = r->s.base_identity;
     if (r->from.path) TRY(resume(r));
     TRY(output_begin(r->c->output_dir, r->c->resolved));
-    TRY(metrics_open(&r->metrics, r->c->output_dir, r->resumed_from >= 0 ? r->resumed_from : 0));
+    TRY(metrics_open(&r->metrics, r->c->output_dir,
+                     r->resumed_from >= 0 ? r->resumed_from : 0));
     if (r->resumed_from >= 0) {
         int64_t at = r->resumed_from;
-        r->before = (evaluation){.loss = r->state.before_loss, .targets = r->state.before_targets};
-        metrics_write(&r->metrics, json_pack("{s:I, s:I}", "step", (json_int_t)at, "resumed_from", (json_int_t)at),
-                      "run");
+        r->before =
+            (evaluation){.loss = r->state.before_loss, .targets = r->state.before_targets};
+        metrics_write(
+            &r->metrics,
+            json_pack("{s:I, s:I}", "step", (json_int_t)at, "resumed_from", (json_int_t)at),
+            "run");
         return STATUS_OK;
     }
     status s = loop_evaluate(r, &r->before);
@@ -137,8 +157,11 @@ static status begin(run *r) {
     r->state.before_targets = r->before.targets;
     if (s == STATUS_OK) s = sample_collect(r, &r->samples_before);
     if (s == STATUS_INTERRUPTED)
-        return status_fail(s, "interrupted by %s before the first step: nothing to save yet; the same command with "
-                              "--resume starts again", signals_name());
+        return status_fail(s,
+                           "interrupted by %s before the first step: nothing to save yet; the "
+                           "same command with "
+                           "--resume starts again",
+                           signals_name());
     return s;
 }
 
@@ -167,9 +190,12 @@ status train_run(const config *c, const train_request *q) {
     }
     if (s == STATUS_OK && kind == OUTPUT_FINISHED) {
         s = finish_show_summary(c->output_dir);
-    } else if (s == STATUS_OK && kind == OUTPUT_UNFINISHED && !resuming && !c->resume_from_checkpoint) {
-        s = status_fail(STATUS_USAGE, "%s holds an unfinished run: go on with --resume, or start anew with "
-                                      "--overwrite", c->output_dir);
+    } else if (s == STATUS_OK && kind == OUTPUT_UNFINISHED && !resuming &&
+               !c->resume_from_checkpoint) {
+        s = status_fail(STATUS_USAGE,
+                        "%s holds an unfinished run: go on with --resume, or start anew with "
+                        "--overwrite",
+                        c->output_dir);
     } else if (s == STATUS_OK) {
         run r = {.c = c};
         s = train_in(&r, q, resuming);

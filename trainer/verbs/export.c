@@ -1,4 +1,5 @@
-/* export.c: `train export`: base and adapter merged into one 16-bit model, or the adapter alone. */
+/* export.c: `train export`: base and adapter merged into one 16-bit model, or the adapter
+ * alone. */
 #include "common/alloc.h"
 #include "common/file.h"
 #include "common/log.h"
@@ -9,7 +10,8 @@
 #include <string.h>
 
 static status show_progress(void *context, int64_t done, int64_t total) {
-    log_progress("exporting %lld of %lld MiB", (long long)(done >> 20), (long long)(total >> 20));
+    log_progress("exporting %lld of %lld MiB", (long long)(done >> 20),
+                 (long long)(total >> 20));
     return signals_check("exporting");
 }
 
@@ -21,17 +23,23 @@ static const char *adapter_folder(const command *c, const config *conf) {
 /* The type that training rounded weights to before it quantized them. */
 static dtype compute_of(const config *conf, const model_config *m) {
     switch (config_compute_precision(conf)) {
-    case PRECISION_FP16: return DTYPE_F16;
-    case PRECISION_FP32: return DTYPE_F32;
-    case PRECISION_BF16: return DTYPE_BF16;
-    default: return m->stored == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16;
+    case PRECISION_FP16:
+        return DTYPE_F16;
+    case PRECISION_FP32:
+        return DTYPE_F32;
+    case PRECISION_BF16:
+        return DTYPE_BF16;
+    default:
+        return m->stored == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16;
     }
 }
 
-static dtype file_type(const model_config *m) { return m->stored == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16; }
+static dtype file_type(const model_config *m) {
+    return m->stored == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16;
+}
 
-static status export_merged(const command *c, const config *conf, const char *folder, const model_config *m,
-                            weights *w, const peft_adapter *adapter) {
+static status export_merged(const command *c, const config *conf, const char *folder,
+                            const model_config *m, weights *w, const peft_adapter *adapter) {
     bool fp4 = conf->bnb_config_kwargs.bnb_4bit_quant_type == CONFIG_FP4;
     merge_options o = {.dequantized = c->base == EXPORT_DEQUANTIZED,
                        .compute = compute_of(conf, m),
@@ -41,14 +49,24 @@ static status export_merged(const command *c, const config *conf, const char *fo
     TRY(merge_open(&merged, w, adapter, &o));
     export_source source = merge_source(merged);
     load_progress progress = {show_progress, NULL};
-    model_export x = {.config = m, .tied = w->tied, .from = folder, .out = c->out, .type = file_type(m),
-                      .shard_bytes = c->shard_size > 0 ? c->shard_size : 0, .source = &source, .progress = &progress};
+    model_export x = {.config = m,
+                      .tied = w->tied,
+                      .from = folder,
+                      .out = c->out,
+                      .type = file_type(m),
+                      .shard_bytes = c->shard_size > 0 ? c->shard_size : 0,
+                      .source = &source,
+                      .progress = &progress};
     status s = model_export_write(&x);
     merge_close(merged);
     if (s == STATUS_OK)
-        log_info("merged into %s: on the %s base. Trained on 4-bit weights the adapter fits those exactly "
-                 "(--base dequantized); the 16-bit originals are usually a little better or the same. "
-                 "`train eval` on both tells.", c->out, o.dequantized || w->any_stored ? "dequantized 4-bit" : "original 16-bit");
+        log_info("merged into %s: on the %s base. Trained on 4-bit weights the adapter fits "
+                 "those exactly "
+                 "(--base dequantized); the 16-bit originals are usually a little better or "
+                 "the same. "
+                 "`train eval` on both tells.",
+                 c->out,
+                 o.dequantized || w->any_stored ? "dequantized 4-bit" : "original 16-bit");
     return s;
 }
 
@@ -86,7 +104,8 @@ static status export_all(const command *c, const config *conf, const char *folde
 
 /* Whether a file of this name may stand in a folder that an export wrote. */
 static bool exported_name(const char *name) {
-    static const char *const ends[] = {".safetensors", ".json", ".jinja", ".txt", ".model", ".tmp"};
+    static const char *const ends[] = {".safetensors", ".json",  ".jinja",
+                                       ".txt",         ".model", ".tmp"};
     size_t n = strlen(name);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         size_t m = strlen(ends[i]);
@@ -104,7 +123,8 @@ static status remove_earlier(const char *folder) {
     status s = STATUS_OK;
     for (size_t i = 0; i < count && s == STATUS_OK; i++)
         if (!exported_name(names[i]))
-            s = status_fail(STATUS_USAGE, "%s holds %s, which no export wrote; choose another folder",
+            s = status_fail(STATUS_USAGE,
+                            "%s holds %s, which no export wrote; choose another folder",
                             folder, names[i]);
     file_list_free(names, count);
     return s == STATUS_OK ? file_remove_tree(folder) : s;
@@ -115,7 +135,8 @@ status verb_export(const command *c) {
     char *folder;
     if (!c->out) return status_fail(STATUS_USAGE, "export needs --out DIR");
     if (!c->config_path && !c->adapter)
-        return status_fail(STATUS_USAGE, "export needs --config FILE, or --model DIR and --adapter DIR");
+        return status_fail(STATUS_USAGE,
+                           "export needs --config FILE, or --model DIR and --adapter DIR");
     TRY(verb_model_config(c, &conf, &folder));
     status s = STATUS_OK;
     if (c->overwrite) s = remove_earlier(c->out);
