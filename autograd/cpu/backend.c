@@ -42,7 +42,7 @@ static status transfer_run(void *context) {
     if (t->after.ticket && t->after.on != QUEUE_COMPUTE)
         TRY(worker_wait(t->owner->queue[t->after.on], t->after.ticket));
     if (t->file) return file_read_at(t->file, t->to, (size_t)t->bytes, t->offset);
-    memcpy(t->to, t->from, (size_t)t->bytes);
+    if (t->bytes) memcpy(t->to, t->from, (size_t)t->bytes); /* none: only waits */
     return STATUS_OK;
 }
 
