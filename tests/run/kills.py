@@ -49,7 +49,11 @@ class Kills(nibble.Case):
         self.assertEqual([s for s in evaluated if s], [4, 8, 12])
         left = os.listdir(self.path("out", "checkpoints"))
         self.assertEqual([n for n in left if n.endswith(".tmp")], [])
-        self.assertEqual(len(left), 6, left)
+        # a kill while the last save pruned leaves one data file that nobody will name again
+        committed = sorted(n[:-5] for n in left if n.endswith(".json"))
+        self.assertEqual(committed, ["step-%06d" % n for n in (10, 11, 12)])
+        self.assertTrue({n + ".h5" for n in committed} <= set(left), left)
+        self.assertLessEqual(len(left), 7, left)
 
     def test_kill_and_resume(self):
         self.prepare()
