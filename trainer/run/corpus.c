@@ -4,6 +4,7 @@
 #include "common/hash.h"
 #include "common/json.h"
 #include "data/records.h"
+#include "data/template.h"
 
 #include <string.h>
 
@@ -80,6 +81,35 @@ static status open_list(dataset *out, const dataset_list *list, const dataset_op
     return s;
 }
 
+/* eot_tokens names tokens that end a turn. The templates here know theirs and learn them
+ * (train_on_eot), so the key can only agree with the template; another token would silently
+ * not be learned. */
+static status check_eot_tokens(const config *c, const dataset_options *o) {
+    if (!c->eot_tokens.count || !o->tokenizer) return STATUS_OK;
+    token_names names;
+    chat_template *t;
+    TRY(dataset_token_names(o, &names));
+    TRY(chat_template_open(&t, c->chat_template, tokenizer_chat_template(o->tokenizer), NULL,
+                           &names));
+    int32_t end = chat_template_end(t);
+    bool agrees = false; /* further tokens never occur in what the template renders */
+    status s = STATUS_OK;
+    for (size_t i = 0; i < c->eot_tokens.count && s == STATUS_OK; i++) {
+        int32_t id = tokenizer_id(o->tokenizer, c->eot_tokens.items[i]);
+        if (id < 0)
+            s = status_fail(STATUS_USAGE, "eot_tokens: the tokenizer has no token %s",
+                            c->eot_tokens.items[i]);
+        agrees |= id == end || id == names.eos;
+    }
+    if (s == STATUS_OK && !agrees)
+        s = status_fail(STATUS_USAGE,
+                        "eot_tokens: %s does not end a turn of the chat template %s; leave the "
+                        "key out, or choose the template that ends turns with it",
+                        c->eot_tokens.items[0], chat_template_name(t));
+    chat_template_close(t);
+    return s;
+}
+
 status corpus_open(corpus *out, const config *c, const tokenizer *tok,
                    const char *tokenizer_folder, int32_t vocabulary, const char *today) {
     memset(out, 0, sizeof *out);
@@ -100,6 +130,7 @@ status corpus_open(corpus *out, const config *c, const tokenizer *tok,
                          .seed = (uint64_t)c->seed,
                          .prepared = c->dataset_prepared_path};
     out->options = o;
+    TRY(check_eot_tokens(c, &o));
     TRY(open_list(&out->train, &c->datasets, &o));
     if (!c->test_datasets.count) return STATUS_OK;
     o.held_out = 0;
