@@ -33,7 +33,7 @@ static status answer(const command *c) {
  * has a wish of his own. Without /proc nothing happens. */
 static void shorten_spinning(char **argv) {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
-    if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0) execv("/proc/self/exe", argv);
+    if (setenv("GOMP_SPINCOUNT", "300", 1) == 0) execv("/proc/self/exe", argv);
 }
 
 int main(int argc, char **argv) {
