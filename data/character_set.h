@@ -2,7 +2,8 @@
  *
  * A set is the union of ranges and named sets and of complements of named sets. PCRE2's own \w
  * and \s mean something else, and its tables may be older (Unicode 14 in Debian 12, 16 in the
- * library), so named sets are spelled out. */
+ * library), so named sets are spelled out. What cannot be said is that a character left a
+ * category: U+1171E is Mc since Unicode 15 and stays in PCRE2 10.42's \p{Mn}. */
 #ifndef NIBBLE_DATA_CHARACTER_SET_H
 #define NIBBLE_DATA_CHARACTER_SET_H
 

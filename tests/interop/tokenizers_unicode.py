@@ -16,7 +16,8 @@ import tempfile
 
 from tokenizers_random import SPLIT, compare, find_folders
 
-CLASSES = [r"\p{%s}" % c for c in "L N M P S Z Lu Ll Lt Lm Lo Nd Nl No Mn Mc Me Pd Po Sm Sc Sk So Cf Cc".split()]
+# not Mn: PCRE2 10.42 (Unicode 14) has one character more in it, U+1171E, which is Mc since
+CLASSES = [r"\p{%s}" % c for c in "L N M P S Z Lu Ll Lt Lm Lo Nd Nl No Mc Me Pd Po Sm Sc Sk So Cf Cc".split()]
 CLASSES += [r"\w", r"\s", r"\d", r"[\W]", r"[\w]", r"\W", r"\P{L}", r"[^\p{P}\w]", r"(?i:s)", r"(?i:[a-z])", r"\b.", r"\h", "."]
 
 
