@@ -13,9 +13,17 @@ enum { HEADER = 64 }; /* bytes; keeps the user's block 64-byte aligned */
 
 static atomic_size_t used, peak, blocks;
 static atomic_ullong count, fail_at;
-static atomic_int fail_always;
+static atomic_int fail_always, environment_read;
+
+static void read_environment(void) {
+    const char *text = getenv("NIBBLE_ALLOC_FAULT");
+    unsigned long long k;
+    if (text && sscanf(text, "%llu", &k) == 1) mem_fail_at(k, strstr(text, ":always") != NULL);
+}
 
 static int should_fail(void) {
+    if (!atomic_load(&environment_read) && !atomic_exchange(&environment_read, 1))
+        read_environment();
     unsigned long long n = atomic_fetch_add(&count, 1) + 1;
     unsigned long long k = atomic_load(&fail_at);
     return k && (n == k || (atomic_load(&fail_always) && n >= k));
@@ -130,6 +138,7 @@ uint64_t mem_count(void) {
 }
 
 void mem_fail_at(uint64_t k, int from_then_on) {
+    atomic_store(&environment_read, 1);
     atomic_store(&fail_always, from_then_on);
     atomic_store(&fail_at, k ? atomic_load(&count) + k : 0);
 }

@@ -91,24 +91,31 @@ void json_setup(void) {
     json_set_alloc_funcs(json_allocate, json_release);
 }
 
-status json_read_text(const char *text, size_t bytes, const char *where, status code,
-                      json_t **out) {
-    json_error_t e;
+status json_parse(const char *text, size_t bytes, size_t flags, json_error_t *e,
+                  json_t **out) {
     *out = NULL;
     if (setjmp(guard.out)) {
         guard_end(true);
-        return status_fail(STATUS_MEMORY, "%s: out of memory while parsing JSON", where);
+        return status_fail(STATUS_MEMORY, "out of memory while parsing JSON");
     }
-    size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
     guard.on = true;
-    *out = json_loadb(text, bytes, flags, &e);
+    *out = json_loadb(text, bytes, flags, e);
+    guard_end(false);
+    return STATUS_OK;
+}
+
+status json_read_text(const char *text, size_t bytes, const char *where, status code,
+                      json_t **out) {
+    json_error_t e;
+    size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
+    status s = json_parse(text, bytes, flags, &e, out);
     /* an integer beyond 64 bits (model_max_length as 10^30 in full): then all are read as
      * reals */
-    if (!*out && json_error_code(&e) == json_error_numeric_overflow)
-        *out = json_loadb(text, bytes, flags | JSON_DECODE_INT_AS_REAL, &e);
-    guard_end(false);
-    if (*out) return STATUS_OK;
-    return status_fail(code, "%s:%d:%d: %s", where, e.line, e.column, e.text);
+    if (s == STATUS_OK && !*out && json_error_code(&e) == json_error_numeric_overflow)
+        s = json_parse(text, bytes, flags | JSON_DECODE_INT_AS_REAL, &e, out);
+    if (s != STATUS_OK) return status_prefix(s, "%s", where);
+    return *out ? STATUS_OK
+                : status_fail(code, "%s:%d:%d: %s", where, e.line, e.column, e.text);
 }
 
 status json_read_file(const char *path, int64_t limit, status code, json_t **out) {
@@ -184,6 +191,31 @@ status json_get_text(const json_t *object, const char *key, const char **out,
     if (!json_is_string(v)) return wrong(where, key, "a string", v, code);
     *out = json_string_value(v);
     return STATUS_OK;
+}
+
+void json_put(json_t **object, const char *key, json_t *value) {
+    if (*object && !json_object_set_new(*object, key, value)) return;
+    if (!*object) json_decref(value);
+    json_decref(*object);
+    *object = NULL;
+}
+
+void json_push(json_t **list, json_t *value) {
+    if (*list && !json_array_append_new(*list, value)) return;
+    if (!*list) json_decref(value);
+    json_decref(*list);
+    *list = NULL;
+}
+
+json_t *json_clone(const json_t *value) {
+    if (setjmp(guard.out)) {
+        guard_end(true);
+        return NULL;
+    }
+    guard.on = true;
+    json_t *copy = json_deep_copy(value);
+    guard_end(false);
+    return copy;
 }
 
 char *json_write_text(const json_t *value, size_t flags) {

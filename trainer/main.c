@@ -1,6 +1,7 @@
 /* main.c: reads the command line, calls the verb, prints the one error line, returns the exit
  * code. Nothing else in the program prints an error or exits. */
 #include "common/alloc.h"
+#include "common/file.h"
 #include "common/json.h"
 #include "common/log.h"
 #include "trainer/run/signals.h"
@@ -36,6 +37,13 @@ static void shorten_spinning(char **argv) {
     if (setenv("GOMP_SPINCOUNT", "300", 1) == 0) execv("/proc/self/exe", argv);
 }
 
+/* For tests that let every k-th of them fail: how many there were. */
+static void report_faultable_calls(void) {
+    if (getenv("NIBBLE_COUNT_FAULTS"))
+        log_info("%llu allocations, %llu file operations that can be made to fail",
+                 (unsigned long long)mem_count(), (unsigned long long)file_fault_count());
+}
+
 int main(int argc, char **argv) {
     shorten_spinning(argv);
     json_setup();
@@ -47,6 +55,7 @@ int main(int argc, char **argv) {
         s = c.action == ACTION_RUN ? verbs[c.verb](&c) : answer(&c);
         options_free(&c);
     }
+    report_faultable_calls();
     if (fflush(stdout) != 0 && s == STATUS_OK)
         s = status_fail(STATUS_IO, "standard output: cannot write");
     if (s != STATUS_OK) log_error("%s", status_message());

@@ -56,12 +56,12 @@ static json_t *traffic_json(const run *r) {
     for (size_t i = 0; i < sizeof moved / sizeof *moved; i++) {
         engine_traffic t = engine_traffic_of(r->s.e, moved[i]);
         if (!t.in_bytes && !t.out_bytes) continue;
-        json_object_set_new(o, mem_class_name(moved[i]),
-                            json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "in",
-                                      (json_int_t)t.in_bytes, "out", (json_int_t)t.out_bytes,
-                                      "from_disk", (json_int_t)t.disk_bytes, "fetches",
-                                      (json_int_t)t.fetches, "hits", (json_int_t)t.hits,
-                                      "stall_seconds", metrics_real(t.stall_seconds)));
+        json_put(&o, mem_class_name(moved[i]),
+                 json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "in", (json_int_t)t.in_bytes,
+                           "out", (json_int_t)t.out_bytes, "from_disk",
+                           (json_int_t)t.disk_bytes, "fetches", (json_int_t)t.fetches, "hits",
+                           (json_int_t)t.hits, "stall_seconds",
+                           metrics_real(t.stall_seconds)));
     }
     return o;
 }
@@ -75,10 +75,9 @@ static json_t *profile_json(const run *r) {
             char name[64];
             snprintf(name, sizeof name, "%s%s", operation_get((operation)op)->name,
                      back ? ".backward" : "");
-            json_object_set_new(o, name,
-                                json_pack("{s:I, s:o}", "calls",
-                                          (json_int_t)p->calls[op][back], "seconds",
-                                          metrics_real(p->seconds[op][back])));
+            json_put(&o, name,
+                     json_pack("{s:I, s:o}", "calls", (json_int_t)p->calls[op][back],
+                               "seconds", metrics_real(p->seconds[op][back])));
         }
     return o;
 }
@@ -87,38 +86,37 @@ static json_t *summary_json(const run *r) {
     const optimizer_state *o = &r->state.optimizer;
     int accumulation = (int)r->c->gradient_accumulation_steps;
     json_t *s = json_object();
-    json_object_set_new(s, "steps", json_integer(o->step));
-    json_object_set_new(s, "skipped_steps", json_integer(o->skipped));
-    json_object_set_new(s, "tokens", json_integer(r->state.tokens));
-    json_object_set_new(s, "targets", json_integer(r->state.targets));
-    json_object_set_new(s, "train_seconds", metrics_real(r->state.seconds));
-    json_object_set_new(s, "final_loss", metrics_real(r->last_loss));
-    json_object_set_new(s, "stopped_early", json_boolean(r->stopped_early));
-    json_object_set_new(s, "resumed_from",
-                        r->resumed_from >= 0 ? json_integer(r->resumed_from) : json_null());
-    json_object_set_new(s, "held_out_before", evaluation_json(&r->before));
-    json_object_set_new(s, "held_out_after", evaluation_json(&r->after));
-    if (r->samples_before) json_object_set(s, "samples_before", r->samples_before);
-    if (r->samples_after) json_object_set(s, "samples_after", r->samples_after);
-    json_object_set_new(s, "packing_fill", metrics_real(loader_fill(r->l)));
-    json_object_set_new(s, "step_seconds_predicted",
-                        metrics_real(plan_step_seconds(&r->s, accumulation)));
-    json_object_set_new(s, "step_seconds_measured",
-                        metrics_real(r->steps_here ? r->seconds / (double)r->steps_here : 0));
-    json_object_set_new(s, "plan", plan_json(&r->s, accumulation));
-    json_object_set_new(s, "traffic", traffic_json(r));
-    json_object_set_new(s, "profile", profile_json(r));
+    json_put(&s, "steps", json_integer(o->step));
+    json_put(&s, "skipped_steps", json_integer(o->skipped));
+    json_put(&s, "tokens", json_integer(r->state.tokens));
+    json_put(&s, "targets", json_integer(r->state.targets));
+    json_put(&s, "train_seconds", metrics_real(r->state.seconds));
+    json_put(&s, "final_loss", metrics_real(r->last_loss));
+    json_put(&s, "stopped_early", json_boolean(r->stopped_early));
+    json_put(&s, "resumed_from",
+             r->resumed_from >= 0 ? json_integer(r->resumed_from) : json_null());
+    json_put(&s, "held_out_before", evaluation_json(&r->before));
+    json_put(&s, "held_out_after", evaluation_json(&r->after));
+    if (r->samples_before) json_put(&s, "samples_before", json_incref(r->samples_before));
+    if (r->samples_after) json_put(&s, "samples_after", json_incref(r->samples_after));
+    json_put(&s, "packing_fill", metrics_real(loader_fill(r->l)));
+    json_put(&s, "step_seconds_predicted",
+             metrics_real(plan_step_seconds(&r->s, accumulation)));
+    json_put(&s, "step_seconds_measured",
+             metrics_real(r->steps_here ? r->seconds / (double)r->steps_here : 0));
+    json_put(&s, "plan", plan_json(&r->s, accumulation));
+    json_put(&s, "traffic", traffic_json(r));
+    json_put(&s, "profile", profile_json(r));
     if (r->s.b->pattern) {
         int64_t device, host;
         engine_high_water(r->s.e, &device, &host);
-        json_object_set_new(s, "observed_device_bytes", json_integer(device));
-        json_object_set_new(s, "observed_host_bytes", json_integer(host));
+        json_put(&s, "observed_device_bytes", json_integer(device));
+        json_put(&s, "observed_host_bytes", json_integer(host));
     }
-    json_object_set_new(s, "fingerprint", json_string(r->identity.fingerprint));
-    json_object_set_new(s, "warnings", json_integer(log_warnings()));
-    json_object_set_new(s, "output", json_string(r->c->output_dir));
-    json_object_set_new(s, "adapter",
-                        json_string(r->c->adapter == ADAPTER_FULL ? "full" : "lora"));
+    json_put(&s, "fingerprint", json_string(r->identity.fingerprint));
+    json_put(&s, "warnings", json_integer(log_warnings()));
+    json_put(&s, "output", json_string(r->c->output_dir));
+    json_put(&s, "adapter", json_string(r->c->adapter == ADAPTER_FULL ? "full" : "lora"));
     return s;
 }
 

@@ -41,10 +41,9 @@ static void report_step(run *r, const batch_group *g, const step_result *q, doub
                              "targets", (json_int_t)q->targets, "tokens_per_second",
                              metrics_real(rate), "step_seconds", metrics_real(seconds),
                              "memory", (json_int_t)resident_bytes());
-    if (line && r->s.compute == DTYPE_F16)
-        json_object_set_new(line, "loss_scale", metrics_real(o->loss_scale));
-    if (line && (o->skipped || r->s.compute == DTYPE_F16))
-        json_object_set_new(line, "skipped_steps", json_integer(o->skipped));
+    if (r->s.compute == DTYPE_F16) json_put(&line, "loss_scale", metrics_real(o->loss_scale));
+    if (o->skipped || r->s.compute == DTYPE_F16)
+        json_put(&line, "skipped_steps", json_integer(o->skipped));
     metrics_write(&r->metrics, line, "train");
 
     double left = (r->seconds / (double)r->steps_here) * (double)(r->total_steps - o->step);
@@ -167,9 +166,9 @@ static status watch(run *r, const step_result *q) {
 /* The rows of a batch that broke the run, to look at. */
 static void write_bad_batch(run *r, const batch_group *g) {
     json_t *rows = json_array();
-    for (int a = 0; rows && a < g->micro_count; a++)
+    for (int a = 0; a < g->micro_count; a++)
         for (int64_t d = 0; d < g->micro[a].documents; d++)
-            json_array_append_new(rows, json_integer(g->micro[a].row_index[d]));
+            json_push(&rows, json_integer(g->micro[a].row_index[d]));
     json_t *o = json_pack("{s:I, s:I, s:o}", "step", (json_int_t)r->state.optimizer.step,
                           "group", (json_int_t)g->index, "rows", rows);
     char *text = o ? json_write_text(o, 0) : NULL,

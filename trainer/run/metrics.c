@@ -13,12 +13,15 @@
 
 enum { METRICS_LIMIT = 1 << 30 /* bytes of a metrics.jsonl that is cut back */ };
 
-static int64_t line_step(const char *line, size_t n) {
-    json_t *o = json_loadb(line, n, 0, NULL);
-    int64_t step = -1; /* a broken last line (the process was killed in it) is dropped */
-    if (o) step = json_integer_value(json_object_get(o, "step"));
+/* *step is -1 for a broken line, as a process leaves it that is killed while it writes. */
+static status line_step(const char *line, size_t n, int64_t *step) {
+    json_error_t e;
+    json_t *o;
+    *step = -1;
+    TRY(json_parse(line, n, 0, &e, &o));
+    if (o) *step = json_integer_value(json_object_get(o, "step"));
     json_decref(o);
-    return step;
+    return STATUS_OK;
 }
 
 /* Drops the lines of steps beyond `keep` and a torn last line. */
@@ -27,18 +30,20 @@ static status cut_back(const char *path, int64_t keep) {
     char *text;
     size_t bytes, out = 0;
     TRY(file_read_all(path, METRICS_LIMIT, &text, &bytes));
-    for (size_t at = 0; at < bytes;) {
+    status s = STATUS_OK;
+    for (size_t at = 0; at < bytes && s == STATUS_OK;) {
         const char *end = memchr(text + at, '\n', bytes - at);
         if (!end) break;
         size_t n = (size_t)(end - text) - at + 1;
-        int64_t step = line_step(text + at, n);
-        if (step >= 0 && step <= keep) {
+        int64_t step;
+        s = line_step(text + at, n, &step);
+        if (s == STATUS_OK && step >= 0 && step <= keep) {
             memmove(text + out, text + at, n);
             out += n;
         }
         at += n;
     }
-    status s = out == bytes ? STATUS_OK : file_write_all(path, text, out);
+    if (s == STATUS_OK && out != bytes) s = file_write_all(path, text, out);
     mem_free(text);
     return s;
 }

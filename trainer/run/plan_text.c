@@ -68,44 +68,41 @@ json_t *plan_json(const session *s, int accumulation) {
     json_t *o = json_object(), *classes = json_object();
     for (int c = 0; c < MEM_CLASS_COUNT; c++) {
         if (!p->class_device[c] && !p->class_host[c] && !p->class_disk[c]) continue;
-        json_object_set_new(
-            classes, mem_class_name((mem_class)c),
-            json_pack("{s:I, s:I, s:I}", "device", (json_int_t)p->class_device[c], "host",
-                      (json_int_t)p->class_host[c], "disk", (json_int_t)p->class_disk[c]));
+        json_put(&classes, mem_class_name((mem_class)c),
+                 json_pack("{s:I, s:I, s:I}", "device", (json_int_t)p->class_device[c], "host",
+                           (json_int_t)p->class_host[c], "disk",
+                           (json_int_t)p->class_disk[c]));
     }
-    json_object_set_new(o, "classes", classes);
-    json_object_set_new(o, "device_bytes", json_integer(p->device_bytes));
-    json_object_set_new(o, "host_bytes", json_integer(p->host_bytes));
-    json_object_set_new(o, "outside_bytes", json_integer(session_outside(0)));
-    json_object_set_new(o, "compute", json_string(dtype_name(s->compute)));
-    json_object_set_new(o, "activations",
-                        json_string(activation_names[p->policy.activations]));
-    json_object_set_new(o, "kept_layers", json_integer(p->kept_layers));
-    json_object_set_new(o, "base", json_string(base_names[p->policy.base]));
-    json_object_set_new(o, "optimizer",
-                        json_string(p->policy.page_optimizer ? "paged" : "resident"));
-    json_object_set_new(o, "slots", json_integer(p->slots[MEM_BASE]));
-    json_object_set_new(o, "capacity", json_integer(s->capacity));
-    json_object_set_new(o, "accumulation", json_integer(accumulation));
-    json_object_set_new(o, "checkpoint_bytes", json_integer(plan_checkpoint_bytes(s)));
-    json_object_set_new(o, "kept_checkpoints", json_integer(s->c->save_total_limit));
-    json_object_set_new(o, "result_bytes", json_integer(plan_result_bytes(s)));
-    json_object_set_new(o, "step_flops", json_real(plan_step_flops(s, accumulation)));
-    json_object_set_new(o, "step_seconds", json_real(plan_step_seconds(s, accumulation)));
-    json_object_set_new(o, "gemm_flops_per_second", json_real(s->rates.gemm_flops));
-    json_object_set_new(o, "copy_bytes_per_second", json_real(s->rates.copy_bytes));
+    json_put(&o, "classes", classes);
+    json_put(&o, "device_bytes", json_integer(p->device_bytes));
+    json_put(&o, "host_bytes", json_integer(p->host_bytes));
+    json_put(&o, "outside_bytes", json_integer(session_outside(0)));
+    json_put(&o, "compute", json_string(dtype_name(s->compute)));
+    json_put(&o, "activations", json_string(activation_names[p->policy.activations]));
+    json_put(&o, "kept_layers", json_integer(p->kept_layers));
+    json_put(&o, "base", json_string(base_names[p->policy.base]));
+    json_put(&o, "optimizer", json_string(p->policy.page_optimizer ? "paged" : "resident"));
+    json_put(&o, "slots", json_integer(p->slots[MEM_BASE]));
+    json_put(&o, "capacity", json_integer(s->capacity));
+    json_put(&o, "accumulation", json_integer(accumulation));
+    json_put(&o, "checkpoint_bytes", json_integer(plan_checkpoint_bytes(s)));
+    json_put(&o, "kept_checkpoints", json_integer(s->c->save_total_limit));
+    json_put(&o, "result_bytes", json_integer(plan_result_bytes(s)));
+    json_put(&o, "step_flops", json_real(plan_step_flops(s, accumulation)));
+    json_put(&o, "step_seconds", json_real(plan_step_seconds(s, accumulation)));
+    json_put(&o, "gemm_flops_per_second", json_real(s->rates.gemm_flops));
+    json_put(&o, "copy_bytes_per_second", json_real(s->rates.copy_bytes));
     const program_plan *t = planned(s, PROGRAM_TRAIN), *u = planned(s, PROGRAM_UPDATE);
     if (t) {
-        json_object_set_new(o, "micro_step_pages_in", json_integer(t->pages_in));
-        json_object_set_new(o, "first_micro_step_pages_in", json_integer(t->first_in));
-        json_object_set_new(o, "micro_step_disk_read", json_integer(t->disk_read));
-        json_object_set_new(o, "offloaded_per_micro_step",
-                            json_integer(t->moved_out - t->pages_out));
+        json_put(&o, "micro_step_pages_in", json_integer(t->pages_in));
+        json_put(&o, "first_micro_step_pages_in", json_integer(t->first_in));
+        json_put(&o, "micro_step_disk_read", json_integer(t->disk_read));
+        json_put(&o, "offloaded_per_micro_step", json_integer(t->moved_out - t->pages_out));
     }
     if (u) {
-        json_object_set_new(o, "first_optimizer_pages_in", json_integer(u->first_in));
-        json_object_set_new(o, "optimizer_pages_in", json_integer(u->pages_in));
-        json_object_set_new(o, "optimizer_pages_out", json_integer(u->pages_out));
+        json_put(&o, "first_optimizer_pages_in", json_integer(u->first_in));
+        json_put(&o, "optimizer_pages_in", json_integer(u->pages_in));
+        json_put(&o, "optimizer_pages_out", json_integer(u->pages_out));
     }
     return o;
 }

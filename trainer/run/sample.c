@@ -101,11 +101,10 @@ static status one_object(const run *r, const question *q, const sequence *a, jso
         s = tokenizer_decode(r->s.tok, a->tokens, (size_t)a->count, true, &answer, NULL);
     if (s == STATUS_OK) {
         json_t *o = json_object();
-        json_object_set_new(o, "prompt", json_string(prompt));
-        json_object_set_new(o, "answer", json_string(answer));
-        json_object_set_new(o, "expected",
-                            q->expected ? json_string(q->expected) : json_null());
-        if (json_array_append_new(list, o) != 0)
+        json_put(&o, "prompt", json_string(prompt));
+        json_put(&o, "answer", json_string(answer));
+        json_put(&o, "expected", q->expected ? json_string(q->expected) : json_null());
+        if (!o || json_array_append_new(list, o))
             s = status_fail(STATUS_MEMORY, "out of memory for samples");
     }
     mem_free(prompt);

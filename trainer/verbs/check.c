@@ -18,8 +18,8 @@ static status show_json(const row_set *rows, int64_t row) {
     int64_t first = rows->offsets[row], n = rows->offsets[row + 1] - first;
     json_t *ids = json_array(), *labels = json_array();
     for (int64_t i = 0; i < n; i++) {
-        json_array_append_new(ids, json_integer(rows->ids[first + i]));
-        json_array_append_new(labels, json_integer(rows->labels[first + i]));
+        json_push(&ids, json_integer(rows->ids[first + i]));
+        json_push(&labels, json_integer(rows->labels[first + i]));
     }
     json_t *o = json_pack("{s:o, s:o}", "ids", ids, "labels", labels);
     char *text = o ? json_write_text(o, 0) : NULL;

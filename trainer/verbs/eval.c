@@ -25,10 +25,10 @@ static status write_row(writer *w, int64_t row, const float *logp) {
     int64_t first = w->rows->offsets[row], n = w->rows->offsets[row + 1] - first;
     json_t *ids = json_array(), *values = json_array(), *labels = json_array();
     for (int64_t i = 0; i < n; i++) {
-        json_array_append_new(ids, json_integer(w->rows->ids[first + i]));
-        json_array_append_new(labels, json_integer(w->rows->labels[first + i]));
+        json_push(&ids, json_integer(w->rows->ids[first + i]));
+        json_push(&labels, json_integer(w->rows->labels[first + i]));
         bool known = i > 0 && w->rows->labels[first + i] != LABEL_IGNORED;
-        json_array_append_new(values, known ? metrics_real((double)logp[i - 1]) : json_null());
+        json_push(&values, known ? metrics_real((double)logp[i - 1]) : json_null());
     }
     json_t *o = json_pack("{s:I, s:o, s:o, s:o}", "row", (json_int_t)row, "ids", ids, "labels",
                           labels, "logprobs", values);

@@ -76,8 +76,7 @@ static status print_json(session *s, const char *prompt, const sequence *q) {
     char *text;
     TRY(tokenizer_decode(s->tok, q->tokens, (size_t)q->count, true, &text, NULL));
     json_t *ids = json_array();
-    for (int64_t i = 0; i < q->count; i++)
-        json_array_append_new(ids, json_integer(q->tokens[i]));
+    for (int64_t i = 0; i < q->count; i++) json_push(&ids, json_integer(q->tokens[i]));
     json_t *o = json_pack("{s:s, s:s, s:o, s:b}", "prompt", prompt, "answer", text, "ids", ids,
                           "stopped", (int)q->stopped);
     char *line = o ? json_write_text(o, 0) : NULL;

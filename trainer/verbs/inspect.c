@@ -22,7 +22,7 @@ static status print_json(json_t *o) {
 
 /* ---- programs ---- */
 
-static void count_program(const program_plan *q, json_t *into) {
+static void count_program(const program_plan *q, json_t **into) {
     int64_t forward = 0, backward = 0, recompute = 0;
     double flops = 0;
     for (size_t n = 0; n < q->schedule.step_count; n++) {
@@ -34,18 +34,18 @@ static void count_program(const program_plan *q, json_t *into) {
           : e->phase == PHASE_BACKWARD ? &backward
                                        : &recompute) += 1;
     }
-    json_object_set_new(into, q->program->name,
-                        json_pack("{s:I, s:I, s:I, s:f}", "forward", (json_int_t)forward,
-                                  "recompute", (json_int_t)recompute, "backward",
-                                  (json_int_t)backward, "flops", flops));
+    json_put(into, q->program->name,
+             json_pack("{s:I, s:I, s:I, s:f}", "forward", (json_int_t)forward, "recompute",
+                       (json_int_t)recompute, "backward", (json_int_t)backward, "flops",
+                       flops));
 }
 
 static status print_programs(const command *c, const run *r) {
     json_t *counts = json_object();
     for (int i = 0; i < r->s.plan->program_count; i++)
-        count_program(&r->s.plan->programs[i], counts);
+        count_program(&r->s.plan->programs[i], &counts);
     if (c->format == FORMAT_JSON) return print_json(counts);
-    status s = STATUS_OK;
+    status s = counts ? STATUS_OK : status_fail(STATUS_MEMORY, "out of memory for a report");
     for (int i = 0; i < r->s.plan->program_count && s == STATUS_OK; i++) {
         const program *p = r->s.plan->programs[i].program;
         char *text = NULL;
@@ -113,11 +113,10 @@ static status inspect_adapter(const char *folder) {
     TRY(peft_open(&p, folder));
     json_t *modules = json_object();
     for (size_t i = 0; i < p.count; i++)
-        json_object_set_new(
-            modules, p.modules[i].name,
-            json_pack("{s:I, s:I, s:I, s:f}", "in", (json_int_t)p.modules[i].in, "out",
-                      (json_int_t)p.modules[i].out, "rank", (json_int_t)p.modules[i].rank,
-                      "scale", p.modules[i].scale));
+        json_put(&modules, p.modules[i].name,
+                 json_pack("{s:I, s:I, s:I, s:f}", "in", (json_int_t)p.modules[i].in, "out",
+                           (json_int_t)p.modules[i].out, "rank", (json_int_t)p.modules[i].rank,
+                           "scale", p.modules[i].scale));
     json_t *o =
         json_pack("{s:s, s:I, s:f, s:b, s:o}", "kind", "adapter", "r", (json_int_t)p.config.r,
                   "alpha", p.config.alpha, "rslora", (int)p.config.rslora, "modules", modules);
@@ -128,9 +127,9 @@ static status inspect_adapter(const char *folder) {
 static status inspect_checkpoint(const char *path) {
     checkpoint c;
     TRY(checkpoint_open(path, &c));
-    json_t *tensors = json_object(), *content = json_copy(c.content);
+    json_t *tensors = json_object(), *content = json_clone(c.content);
     for (size_t i = 0; i < c.count; i++)
-        json_object_set_new(tensors, c.entries[i].name, format_json(&c.entries[i].format));
+        json_put(&tensors, c.entries[i].name, format_json(&c.entries[i].format));
     json_object_del(content, "base");
     json_t *o = json_pack("{s:s, s:s, s:I, s:o, s:o}", "kind", "checkpoint", "path", c.path,
                           "step", (json_int_t)c.step, "state", content, "tensors", tensors);

@@ -48,13 +48,13 @@ static status print_plan(run *r, const command *c) {
     double step_seconds = plan_step_seconds(&r->s, accumulation);
     int64_t longest = largest_sequence(r);
     if (o) {
-        json_object_set_new(o, "steps", json_integer(r->total_steps));
-        json_object_set_new(o, "run_seconds",
-                            json_real(step_seconds * (double)r->total_steps));
-        json_object_set_new(o, "largest_sequence_len", json_integer(longest));
+        json_put(&o, "steps", json_integer(r->total_steps));
+        json_put(&o, "run_seconds", json_real(step_seconds * (double)r->total_steps));
+        json_put(&o, "largest_sequence_len", json_integer(longest));
         text = json_write_text(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
         json_decref(o);
-        if (text) printf("%s\n", text);
+        if (!text) return status_fail(STATUS_MEMORY, "out of memory for the plan");
+        printf("%s\n", text);
     } else {
         printf("%s\n  %lld steps, at most %.0f s for the run\n  largest sequence_len that "
                "fits: %lld%s\n",
