@@ -325,3 +325,14 @@ status bnb_write(safetensors_writer *w, const char *name, const tensor_format *f
     }
     return s;
 }
+
+int bnb_part_count(const tensor_format *f) {
+    return f->nested ? 6 : 4;
+}
+
+const char *bnb_part_ending(const tensor_format *f, int i) {
+    part parts[6];
+    tensor none = {0};
+    list_parts(f, DTYPE_F32, &none, NULL, parts);
+    return parts[i].ending;
+}

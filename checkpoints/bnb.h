@@ -38,5 +38,8 @@ status bnb_declare(safetensors_writer *w, const char *name, const tensor_format 
                    dtype source);
 status bnb_write(safetensors_writer *w, const char *name, const tensor_format *format,
                  dtype source, const void *data);
+/* The parts of one tensor: how many, and what stands behind its name ("" is the codes'). */
+int bnb_part_count(const tensor_format *format);
+const char *bnb_part_ending(const tensor_format *format, int part);
 
 #endif

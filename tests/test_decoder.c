@@ -423,15 +423,14 @@ static void parity_adapter(const parity_case *c, const char *folder) {
     assert_ok(file_copy(parity_path(c, "expected_adapter.safetensors"), to));
 }
 
-/* Merges into `out` and returns the merged model's loss over the case's rows. */
-static double merged_loss(const parity_case *c, const char *adapter, const char *out,
-                          bool dequantized, dtype type) {
+/* Merges into `out`, linears in `quantized` 4 bits unless that is DTYPE_COUNT. */
+static double merge_into(const parity_case *c, const char *adapter, const char *out,
+                         bool dequantized, dtype type, dtype quantized) {
     model_config config;
     weights w;
     peft_adapter p;
     merge *m;
-    batch b;
-    fixture f;
+    double error = -1;
     merge_options how = {dequantized, DTYPE_F32, c->quantize, c->nested};
     assert_ok(model_config_open(&config, parity_path(c, "base")));
     assert_ok(weights_open(&w, parity_path(c, "base"), &config));
@@ -443,6 +442,10 @@ static double merged_loss(const parity_case *c, const char *adapter, const char 
                       .from = parity_path(c, "base"),
                       .out = out,
                       .type = type,
+                      .quantize = quantized != DTYPE_COUNT,
+                      .quantized = quantized,
+                      .nested = c->nested,
+                      .error = &error,
                       .shard_bytes = 100000, /* several shards */
                       .source = &source};
     assert_ok(model_export_write(&x));
@@ -451,8 +454,15 @@ static double merged_loss(const parity_case *c, const char *adapter, const char 
     peft_close(&p);
     weights_close(&w);
     model_config_close(&config);
-    fixture_options o = parity_options(c, out);
-    o.quantize = DTYPE_COUNT;
+    return error;
+}
+
+/* The loss of an exported model over the case's rows, quantized on the way or not. */
+static double exported_loss(const parity_case *c, const char *folder, dtype quantize) {
+    batch b;
+    fixture f;
+    fixture_options o = parity_options(c, folder);
+    o.quantize = quantize;
     fixture_open(&f, &o);
     assert_true(f.w.files.shard_count > 1);
     parity_batch(c, &b);
@@ -475,7 +485,10 @@ static void check_merge(const parity_case *c) {
                 {"onto_original_base_rounded_to_its_dtype", false, c->stored}};
     for (int i = 0; i < 3; i++) {
         snprintf(out, sizeof out, "%s", scratch_folder("merged"));
-        double loss = merged_loss(c, adapter, out, ways[i].dequantized, ways[i].type);
+        double error =
+            merge_into(c, adapter, out, ways[i].dequantized, ways[i].type, DTYPE_COUNT);
+        assert_true(error == 0);
+        double loss = exported_loss(c, out, DTYPE_COUNT);
         check_close(ways[i].key, loss, number_in(e, "merged_loss", ways[i].key), 2e-6);
     }
     for (int i = 0; i < 3; i++) { /* what comes along */
@@ -491,6 +504,67 @@ static void check_merge(const parity_case *c) {
 
 static void test_merge(void **state) {
     for (int i = 0; i < PARITY_CASES; i++) check_merge(&parity[i]);
+}
+
+/* Adds a 4-bit tensor's difference from the same one in BF16: |x|^2, |value - x|^2. */
+static void add_difference(const bnb_weight *q, const model_tensor *t, double squares[2]) {
+    int64_t n = t->entry->elements, bytes;
+    assert_ok(format_bytes(&q->format, &bytes));
+    void *data = calloc(1, (size_t)bytes);
+    uint16_t *raw = calloc((size_t)n, sizeof *raw);
+    float *x = calloc((size_t)n, sizeof *x), *y = calloc((size_t)n, sizeof *y);
+    assert_ok(bnb_read(q, data));
+    assert_ok(model_tensor_read(t, 0, n * 2, raw));
+    tensor at = tensor_at(&q->format, data);
+    quant_view v = tensor_quant_view(&at);
+    quant_dequantize_f32(&v, 0, n, y);
+    convert_bf16_to_f32(raw, x, n);
+    for (int64_t i = 0; i < n; i++) {
+        squares[0] += (double)x[i] * (double)x[i];
+        squares[1] += pow((double)y[i] - (double)x[i], 2);
+    }
+    free(data);
+    free(raw);
+    free(x);
+    free(y);
+}
+
+/* Relative rms difference of the linears of a folder in 4 bits from those of one in BF16. */
+static double folder_difference(const char *packed, const char *plain) {
+    model_files a, b;
+    double squares[2] = {0, 0};
+    assert_ok(model_files_open(&a, packed));
+    assert_ok(model_files_open(&b, plain));
+    for (size_t i = 0; i < b.count; i++) {
+        bnb_weight q;
+        bool found;
+        assert_ok(bnb_find(&a, b.tensors[i].entry->name, &q, &found));
+        assert_int_equal(found, strstr(b.tensors[i].entry->name, "_proj.weight") != NULL);
+        if (found) add_difference(&q, &b.tensors[i], squares);
+    }
+    model_files_close(&a);
+    model_files_close(&b);
+    return sqrt(squares[1] / squares[0]);
+}
+
+/* Merged in 4 bits is the merged 16-bit model quantized as loading quantizes it: the same
+ * codes, so the same loss. What is told of its cost is what it is. */
+static void test_merge_4bit(void **state) {
+    for (int i = 0; i < PARITY_CASES; i++) {
+        parity_case c = parity[i];
+        char adapter[512], plain[512], packed[512];
+        if (c.quantize == DTYPE_COUNT) c.quantize = DTYPE_NF4;
+        snprintf(adapter, sizeof adapter, "%s", scratch_folder("adapter"));
+        snprintf(plain, sizeof plain, "%s", scratch_folder("merged"));
+        snprintf(packed, sizeof packed, "%s", scratch_folder("merged-4bit"));
+        parity_adapter(&c, adapter);
+        merge_into(&c, adapter, plain, i % 2, DTYPE_BF16, DTYPE_COUNT);
+        double error = merge_into(&c, adapter, packed, i % 2, DTYPE_BF16, c.quantize);
+        check_close("error of 4 bits", error, folder_difference(packed, plain), 1e-2);
+        double want = exported_loss(&c, plain, c.quantize);
+        assert_true(exported_loss(&c, packed, c.quantize) == want);
+        assert_true(exported_loss(&c, plain, DTYPE_COUNT) != want);
+    }
 }
 
 /* ---- adapters written and read back ---- */
@@ -713,8 +787,7 @@ static status read_zeros(void *context, const layout_tensor *t, int64_t first, i
 
 /* The disk is full at the k-th write, sync or rename, for every k; and a value is not finite:
  * nothing stands under the final name, the temporary folder is gone, the next try works. */
-static void test_failed_export(void **state) {
-    golden_require_fixtures();
+static void check_failed_export(bool quantize) {
     char out[512], temporary[600], name[] = "model.layers.1.mlp.up_proj.weight";
     model_config config;
     export_source source = {NULL, read_zeros, name};
@@ -726,6 +799,9 @@ static void test_failed_export(void **state) {
                       .from = STORIES,
                       .out = out,
                       .type = DTYPE_BF16,
+                      .quantize = quantize,
+                      .quantized = DTYPE_NF4,
+                      .nested = true,
                       .shard_bytes = 200000,
                       .source = &source};
     assert_fails(model_export_write(&x), STATUS_MODEL,
@@ -750,6 +826,12 @@ static void test_failed_export(void **state) {
     assert_ok(model_export_write(&x));
     assert_true(file_exists(out) && !file_exists(temporary));
     model_config_close(&config);
+}
+
+static void test_failed_export(void **state) {
+    golden_require_fixtures();
+    check_failed_export(false);
+    check_failed_export(true);
 }
 
 /* ---- the base as a file of pages, and where it lives ---- */
@@ -879,13 +961,21 @@ static void test_foreign_pages(void **state) {
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama_cpp), cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_logits),    cmocka_unit_test(test_random_b),
-        cmocka_unit_test(test_training),  cmocka_unit_test(test_parity),
-        cmocka_unit_test(test_merge),     cmocka_unit_test(test_adapter_round_trip),
-        cmocka_unit_test(test_shards),    cmocka_unit_test(test_bnb_base),
-        cmocka_unit_test(test_bf16),      cmocka_unit_test(test_failed_export),
-        cmocka_unit_test(test_places),    cmocka_unit_test(test_foreign_pages),
+        cmocka_unit_test(test_llama_cpp),
+        cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_random_b),
+        cmocka_unit_test(test_training),
+        cmocka_unit_test(test_parity),
+        cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_merge_4bit),
+        cmocka_unit_test(test_adapter_round_trip),
+        cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_bnb_base),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_failed_export),
+        cmocka_unit_test(test_places),
+        cmocka_unit_test(test_foreign_pages),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

@@ -87,6 +87,9 @@ static void other_verbs(void **state) {
     assert_int_equal(c.kind, EXPORT_ADAPTER);
     assert_int_equal(c.shard_size, 2000000000);
     options_free(&c);
+    assert_ok(PARSE(&c, "export", "--config", "a.yaml", "--out", "o", "--kind=merged-4bit"));
+    assert_int_equal(c.kind, EXPORT_MERGED_4BIT);
+    options_free(&c);
     assert_ok(PARSE(&c, "inspect", "some/folder"));
     assert_string_equal(c.path, "some/folder");
     assert_null(c.config_path);

@@ -1,9 +1,11 @@
 /* export.c: see export.h. */
 #include "trainer/model/export.h"
+#include "checkpoints/bnb.h"
 #include "checkpoints/identity.h"
 #include "checkpoints/safetensors_writer.h"
 #include "common/alloc.h"
 #include "common/checked.h"
+#include "trainer/model/requantize.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -20,15 +22,28 @@ typedef struct exporter {
     char *folder;  /* <out>.tmp */
     float *values; /* [chunk] */
     void *rounded; /* [chunk] */
-    int64_t done, total;
+    requantizer requantizer;
+    int64_t done, total, stored; /* bytes to write and read back; of tensors in the files */
 } exporter;
 
-static int64_t tensor_bytes(const exporter *e, const layout_tensor *t) {
-    return t->rows * t->cols * dtype_bytes(e->x->type);
+/* Whether a tensor is written in 4 bits, and how. */
+static bool in_4bit(const exporter *e, const layout_tensor *t) {
+    return e->x->quantize && t->module >= 0;
 }
 
-static int64_t rows_at_once(const layout_tensor *t) {
-    return min_i64(t->rows, max_i64(1, EXPORT_CHUNK / t->cols));
+static tensor_format format_4bit_of(const exporter *e, const layout_tensor *t) {
+    return requantizer_format(t, e->x->quantized, e->x->nested);
+}
+
+static int64_t tensor_bytes(const exporter *e, const layout_tensor *t) {
+    if (!in_4bit(e, t)) return t->rows * t->cols * dtype_bytes(e->x->type);
+    tensor_format f = format_4bit_of(e, t);
+    return format_parts_of(&f).bytes;
+}
+
+static int64_t rows_at_once(const exporter *e, const layout_tensor *t) {
+    int64_t unit = in_4bit(e, t) ? requantizer_row_unit(t) : 1;
+    return min_i64(t->rows, max_i64(1, EXPORT_CHUNK / t->cols / unit) * unit);
 }
 
 /* ---- what goes where ---- */
@@ -63,18 +78,46 @@ static status report(exporter *e, int64_t bytes) {
 
 /* ---- tensors ---- */
 
-static status write_rows(exporter *e, safetensors_writer *w, const layout_tensor *t,
-                         int64_t first, int64_t rows, hash_stream *h) {
+/* Rows [first, first + rows) into e->rounded. */
+static status read_rows(exporter *e, const layout_tensor *t, int64_t first, int64_t rows) {
     const export_source *s = e->x->source;
-    int64_t n = rows * t->cols, bytes = n * dtype_bytes(e->x->type);
+    int64_t n = rows * t->cols;
     TRY(s->read(s->context, t, first, rows, e->values));
     convert_array(e->values, QUANT_SRC_F32, e->rounded, quant_source_of(e->x->type), n);
     int64_t bad = first_not_finite(e->rounded, e->x->type, n);
-    if (bad >= 0)
-        return status_fail(STATUS_MODEL, "%s: element %lld is not finite as %s", t->name,
-                           (long long)(first * t->cols + bad), dtype_name(e->x->type));
-    hash_update(h, e->rounded, (size_t)bytes);
-    TRY(safetensors_write(w, t->name, e->rounded, (size_t)bytes));
+    if (bad < 0) return STATUS_OK;
+    return status_fail(STATUS_MODEL, "%s: element %lld is not finite as %s", t->name,
+                       (long long)(first * t->cols + bad), dtype_name(e->x->type));
+}
+
+static status write_plain(exporter *e, safetensors_writer *w, const layout_tensor *t,
+                          hash_stream *h) {
+    int64_t step = rows_at_once(e, t);
+    for (int64_t row = 0; row < t->rows; row += step) {
+        int64_t rows = min_i64(step, t->rows - row);
+        int64_t bytes = rows * t->cols * dtype_bytes(e->x->type);
+        TRY(read_rows(e, t, row, rows));
+        hash_update(h, e->rounded, (size_t)bytes);
+        TRY(safetensors_write(w, t->name, e->rounded, (size_t)bytes));
+        TRY(report(e, bytes));
+    }
+    return STATUS_OK;
+}
+
+static status write_4bit(exporter *e, safetensors_writer *w, const layout_tensor *t,
+                         hash_stream *h) {
+    requantizer *q = &e->requantizer;
+    tensor_format f = format_4bit_of(e, t);
+    int64_t step = rows_at_once(e, t), bytes = tensor_bytes(e, t);
+    TRY(requantizer_begin(q, &f, e->x->type));
+    for (int64_t row = 0; row < t->rows; row += step) {
+        int64_t rows = min_i64(step, t->rows - row);
+        TRY(read_rows(e, t, row, rows));
+        TRY(requantizer_put(q, row * t->cols, e->rounded, rows * t->cols));
+    }
+    TRY(requantizer_finish(q));
+    hash_update(h, q->data, (size_t)bytes);
+    TRY(bnb_write(w, t->name, &f, e->x->type, q->data));
     return report(e, bytes);
 }
 
@@ -84,23 +127,26 @@ static status write_tensor(exporter *e, safetensors_writer *w, size_t i) {
     if (s->begin) TRY(s->begin(s->context, t));
     hash_stream *h = hash_open();
     if (!h) return STATUS_MEMORY;
-    status r = STATUS_OK;
-    int64_t step = rows_at_once(t);
-    for (int64_t row = 0; r == STATUS_OK && row < t->rows; row += step)
-        r = write_rows(e, w, t, row, min_i64(step, t->rows - row), h);
+    status r = in_4bit(e, t) ? write_4bit(e, w, t, h) : write_plain(e, w, t, h);
     e->hashes[i] = hash_close(h);
     return r;
 }
 
-static status declare_tensors(const exporter *e, safetensors_writer *w, int32_t shard) {
-    for (size_t i = 0; i < e->layout.count; i++) {
-        const layout_tensor *t = &e->layout.tensors[i];
-        const int64_t shape[] = {t->rows, t->cols};
-        if (e->shard_of[i] != shard) continue;
-        TRY(safetensors_declare(w, t->name, e->x->type, t->rank,
-                                t->rank == 1 ? shape + 1 : shape));
-    }
-    return safetensors_begin(w, "pt");
+static status declare_tensor(const exporter *e, safetensors_writer *w,
+                             const layout_tensor *t) {
+    const int64_t shape[] = {t->rows, t->cols};
+    tensor_format f = format_4bit_of(e, t);
+    if (in_4bit(e, t)) return bnb_declare(w, t->name, &f, e->x->type);
+    return safetensors_declare(w, t->name, e->x->type, t->rank,
+                               t->rank == 1 ? shape + 1 : shape);
+}
+
+static status declare_tensors(exporter *e, safetensors_writer *w, int32_t shard) {
+    for (size_t i = 0; i < e->layout.count; i++)
+        if (e->shard_of[i] == shard) TRY(declare_tensor(e, w, &e->layout.tensors[i]));
+    TRY(safetensors_begin(w, "pt"));
+    for (size_t i = 0; i < w->count; i++) e->stored += w->items[i].bytes;
+    return STATUS_OK;
 }
 
 static status write_shard(exporter *e, int32_t shard) {
@@ -135,15 +181,28 @@ static status write_json(const exporter *e, const char *name, json_t *json) {
     return s;
 }
 
+/* The file of a tensor, or of each part of one in 4 bits. True when memory is out. */
+static bool index_tensor(const exporter *e, json_t *map, const layout_tensor *t,
+                         const char *file) {
+    tensor_format f = format_4bit_of(e, t);
+    bool bad = json_object_set_new(map, t->name, json_string(file));
+    for (int i = 1; !bad && in_4bit(e, t) && i < bnb_part_count(&f); i++) {
+        char *name = mem_printf("%s%s", t->name, bnb_part_ending(&f, i));
+        bad = !name || json_object_set_new(map, name, json_string(file));
+        mem_free(name);
+    }
+    return bad;
+}
+
 static json_t *index_json(const exporter *e) {
     json_t *map = json_object(), *metadata = json_object(), *json = json_object();
     bool bad = !map || !metadata || !json;
     for (size_t i = 0; !bad && i < e->layout.count; i++) {
         char name[64];
         shard_name(e, e->shard_of[i], name);
-        bad = json_object_set_new(map, e->layout.tensors[i].name, json_string(name));
+        bad = index_tensor(e, map, &e->layout.tensors[i], name);
     }
-    bad = bad || json_object_set_new(metadata, "total_size", json_integer(e->total / 2));
+    bad = bad || json_object_set_new(metadata, "total_size", json_integer(e->stored));
     bad = bad || json_object_set(json, "metadata", metadata);
     bad = bad || json_object_set(json, "weight_map", map);
     json_decref(map);
@@ -161,22 +220,31 @@ static const char *torch_name(dtype type) {
 static json_t *eos_json(const model_export *x) {
     if (x->eos_count == 1) return json_integer(x->eos[0]);
     json_t *list = json_array();
-    for (int i = 0; list && i < x->eos_count; i++)
-        json_array_append_new(list, json_integer(x->eos[i]));
+    for (int i = 0; i < x->eos_count; i++) json_push(&list, json_integer(x->eos[i]));
     return list;
 }
 
-/* The base's config.json, unquantized, in the type written. */
+/* As transformers' BitsAndBytesConfig.to_dict() writes it. */
+static json_t *quantization_json(const model_export *x) {
+    return json_pack(
+        "{s:b, s:b, s:s, s:s, s:s, s:b, s:b, s:b, s:n, s:f, s:b, s:b, s:s}", "_load_in_4bit",
+        1, "_load_in_8bit", 0, "bnb_4bit_compute_dtype", torch_name(x->type),
+        "bnb_4bit_quant_storage", "uint8", "bnb_4bit_quant_type", dtype_name(x->quantized),
+        "bnb_4bit_use_double_quant", x->nested, "llm_int8_enable_fp32_cpu_offload", 0,
+        "llm_int8_has_fp16_weight", 0, "llm_int8_skip_modules", "llm_int8_threshold", 6.0,
+        "load_in_4bit", 1, "load_in_8bit", 0, "quant_method", "bitsandbytes");
+}
+
+/* The base's config.json, in the type written. */
 static status write_config(const exporter *e) {
     const model_export *x = e->x;
-    json_t *json = json_deep_copy(x->config->json);
-    if (!json) return status_fail(STATUS_MEMORY, "config.json: out of memory");
+    json_t *json = json_clone(x->config->json);
     bool new_form = json_object_get(json, "dtype") != NULL;
-    json_object_del(json, "quantization_config");
-    json_object_set_new(json, new_form ? "dtype" : "torch_dtype",
-                        json_string(torch_name(x->type)));
-    json_object_set_new(json, "tie_word_embeddings", json_boolean(x->tied));
-    if (x->eos) json_object_set_new(json, "eos_token_id", eos_json(x));
+    if (json) json_object_del(json, "quantization_config");
+    if (x->quantize) json_put(&json, "quantization_config", quantization_json(x));
+    json_put(&json, new_form ? "dtype" : "torch_dtype", json_string(torch_name(x->type)));
+    json_put(&json, "tie_word_embeddings", json_boolean(x->tied));
+    if (x->eos) json_put(&json, "eos_token_id", eos_json(x));
     return write_json(e, "config.json", json);
 }
 
@@ -191,8 +259,7 @@ static status write_generation_config(const exporter *e) {
     mem_free(path);
     TRY(s);
     if (!there) return STATUS_OK;
-    if (e->x->eos && json_is_object(json))
-        json_object_set_new(json, "eos_token_id", eos_json(e->x));
+    if (e->x->eos && json_is_object(json)) json_put(&json, "eos_token_id", eos_json(e->x));
     return write_json(e, name, json);
 }
 
@@ -223,13 +290,38 @@ static status write_small_files(const exporter *e) {
 
 /* ---- reading back ---- */
 
+/* A tensor in 4 bits, put together of its parts again. */
+static status hash_4bit(const exporter *e, const model_files *files, const layout_tensor *t,
+                        hash128 *hash) {
+    bnb_weight written;
+    bool found;
+    int64_t bytes;
+    TRY(bnb_find(files, t->name, &written, &found));
+    TRY(format_bytes(&written.format, &bytes));
+    if (!found || bytes != tensor_bytes(e, t))
+        return status_fail(STATUS_INTERNAL, "%s was not written in 4 bits", t->name);
+    void *data = mem_alloc((size_t)bytes, "a 4-bit weight");
+    if (!data) return STATUS_MEMORY;
+    status s = bnb_read(&written, data);
+    *hash = hash_bytes(data, (size_t)bytes);
+    mem_free(data);
+    return s;
+}
+
+static status hash_written(const exporter *e, const model_files *files, const layout_tensor *t,
+                           hash128 *hash) {
+    model_tensor written;
+    if (in_4bit(e, t)) return hash_4bit(e, files, t, hash);
+    TRY(model_files_get(files, t->name, &written));
+    return identity_tensor(&written, hash);
+}
+
 static status verify_tensors(exporter *e, const model_files *files) {
+    requantizer_close(&e->requantizer);
     for (size_t i = 0; i < e->layout.count; i++) {
         const layout_tensor *t = &e->layout.tensors[i];
-        model_tensor written;
         hash128 hash;
-        TRY(model_files_get(files, t->name, &written));
-        TRY(identity_tensor(&written, &hash));
+        TRY(hash_written(e, files, t, &hash));
         if (!hash_equal(hash, e->hashes[i]))
             return status_fail(STATUS_IO,
                                "%s: %s was read back with other bytes than written: "
@@ -302,7 +394,7 @@ static status open_exporter(exporter *e) {
     int64_t chunk = 1;
     for (size_t i = 0; i < e->layout.count; i++) {
         const layout_tensor *t = &e->layout.tensors[i];
-        chunk = max_i64(chunk, rows_at_once(t) * t->cols);
+        chunk = max_i64(chunk, rows_at_once(e, t) * t->cols);
     }
     e->shard_of = mem_alloc_array(e->layout.count, sizeof *e->shard_of, "shards");
     e->hashes = mem_alloc_array(e->layout.count, sizeof *e->hashes, "hashes");
@@ -322,6 +414,7 @@ static void close_exporter(exporter *e) {
     mem_free(e->values);
     mem_free(e->rounded);
     mem_free(e->folder);
+    requantizer_close(&e->requantizer);
 }
 
 status model_export_write(const model_export *x) {
@@ -337,6 +430,7 @@ status model_export_write(const model_export *x) {
             mem_free(message);
         }
     }
+    if (x->error) *x->error = requantizer_error(&e.requantizer);
     close_exporter(&e);
     return s;
 }

@@ -3,7 +3,8 @@
  * ones).
  *
  * Everything is written into <out>.tmp and, once every byte was read back and agrees, renamed:
- * a folder under its final name is complete. Memory: 48 MB and what the source needs. */
+ * a folder under its final name is complete. Memory: 48 MB, what the source needs, and in 4 bits
+ * one linear's codes. */
 #ifndef NIBBLE_TRAINER_MODEL_EXPORT_H
 #define NIBBLE_TRAINER_MODEL_EXPORT_H
 
@@ -27,6 +28,10 @@ typedef struct model_export {
     const char *from; /* folder whose tokenizer files and generation_config.json are copied */
     const char *out;  /* must not exist, or be an empty folder */
     dtype type;       /* F32, BF16, F16 */
+    bool quantize;    /* linears in bitsandbytes' 4 bits, from their values rounded to `type` */
+    dtype quantized;  /* NF4 or FP4, when `quantize` */
+    bool nested;      /* their scales too */
+    double *error;    /* what that moved the linears by, relative rms; may be NULL */
     int64_t shard_bytes; /* a file's weights at most (one tensor may be more); 0: 5 GB */
     const int32_t *eos; /* [eos_count] replaces eos_token_id where training changed it; NULL */
     int eos_count;

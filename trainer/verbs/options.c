@@ -73,8 +73,9 @@ const option options_table[] = {
      "Sample among the likeliest tokens that hold this probability (1)."},
     {"seed", "N", OPTION_INT, AT(seed), ON(GENERATE), 0, 9007199254740991.0,
      "Of sampling (the configuration's, or 42)."},
-    {"kind", "merged|adapter", OPTION_CHOICE, AT(kind), ON(EXPORT), 0, 0,
-     "Base and adapter in one 16-bit model (the default), or the adapter alone."},
+    {"kind", "merged|merged-4bit|adapter", OPTION_CHOICE, AT(kind), ON(EXPORT), 0, 0,
+     "Base and adapter in one model of 16 bits (the default) or bitsandbytes' 4, or the "
+     "adapter alone."},
     {"base", "original|dequantized", OPTION_CHOICE, AT(base), ON(EXPORT), 0, 0,
      "Merge into the 16-bit files (the default), or into the 4-bit base that was trained on."},
     {"shard-size", "BYTES", OPTION_BYTES, AT(shard_size), ON(EXPORT), 1e6, 9e15,

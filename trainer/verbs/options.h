@@ -36,7 +36,7 @@ typedef enum command_action {
 typedef enum command_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } command_device;
 typedef enum command_format { FORMAT_TEXT, FORMAT_JSON } command_format;
 typedef enum command_base { EXPORT_ORIGINAL, EXPORT_DEQUANTIZED } command_base;
-typedef enum command_kind { EXPORT_MERGED, EXPORT_ADAPTER } command_kind;
+typedef enum command_kind { EXPORT_MERGED, EXPORT_MERGED_4BIT, EXPORT_ADAPTER } command_kind;
 
 /* Strings point into argv. Not given: NULL, -1 for numbers where that is said, else the
  * default. */
