@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char magic[12] = "NIBBLEROWS1";
+static const char magic[12] = "NIBBLEROWS2";
 
 typedef struct header {
     char magic[12];

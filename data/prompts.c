@@ -233,7 +233,8 @@ static status render(const compiled *c, const text *fields, bool learn, span_bui
 
 static status begin_text(bool learn, span_builder *b) {
     bool bos = tokenizer_adds_bos(b->names.tokenizer) && b->names.bos >= 0;
-    return bos ? spans_control(b, b->names.bos, learn) : STATUS_OK;
+    if (bos) TRY(spans_control(b, b->names.bos, learn));
+    return spans_finish(b); /* the post-processor's BOS is no part of the text */
 }
 
 /* Ends the text with EOS, unless it is there already. */

@@ -254,7 +254,7 @@ static int64_t row_end(const record_reader *r) {
 }
 
 /* Takes the row that starts at `at`. */
-static status take(record_reader *r, record *out) {
+static status take(record_reader *r, data_record *out) {
     int64_t n;
     bool more = true;
     while ((n = row_end(r)) < 0 && more) TRY(refill(r, &more));
@@ -263,12 +263,12 @@ static status take(record_reader *r, record *out) {
         return fail_here(r, "the file ends inside this row of the array");
     }
     if (n < 0) n = (int64_t)(r->end - r->at);
-    *out = (record){r->data + r->at, (size_t)n, r->index++, r->line, r->column};
+    *out = (data_record){r->data + r->at, (size_t)n, r->index++, r->line, r->column};
     advance(r, (size_t)n); /* leaves the bytes where they are until the next refill */
     return STATUS_OK;
 }
 
-static bool is_blank(const record *row) {
+static bool is_blank(const data_record *row) {
     for (size_t i = 0; i < row->bytes; i++)
         if (!is_space(row->text[i])) return false;
     return true;
@@ -287,7 +287,7 @@ static status skip_empty_lines(record_reader *r) {
 }
 
 /* A row without the line ends behind it, and a paragraph without blank lines before it. */
-static void trim_row(const record_reader *r, record *row) {
+static void trim_row(const record_reader *r, data_record *row) {
     while (row->bytes && is_line_end(row->text[row->bytes - 1])) row->bytes--;
     if (r->format != RECORD_PARAGRAPHS) return;
     for (size_t n = 0; n < row->bytes && is_space(row->text[n]); n++)
@@ -298,10 +298,10 @@ static void trim_row(const record_reader *r, record *row) {
         }
 }
 
-static status next_line(record_reader *r, record *out) {
+static status next_line(record_reader *r, data_record *out) {
     for (;;) {
         if (r->format != RECORD_WHOLE) TRY(skip_empty_lines(r));
-        *out = (record){0};
+        *out = (data_record){0};
         if (r->at == r->end) return STATUS_OK;
         TRY(take(r, out));
         if (r->format != RECORD_WHOLE) trim_row(r, out);
@@ -318,7 +318,7 @@ static status end_array(record_reader *r) {
     return c != END ? fail_here(r, "text after the end of the array") : STATUS_OK;
 }
 
-static status next_value(record_reader *r, record *out) {
+static status next_value(record_reader *r, data_record *out) {
     int c;
     TRY(next_visible(r, &c));
     if (r->index > 0 && c == ',') {
@@ -329,7 +329,7 @@ static status next_value(record_reader *r, record *out) {
         r->finished = true;
         return fail_here(r, "a comma or the end of the array is expected here");
     }
-    *out = (record){0};
+    *out = (data_record){0};
     if (c == ']') return end_array(r);
     if (c == END || c == ',' || c == '}') {
         r->finished = true;
@@ -338,22 +338,19 @@ static status next_value(record_reader *r, record *out) {
     return take(r, out);
 }
 
-status records_next(record_reader *r, record *out) {
-    *out = (record){0};
+status records_next(record_reader *r, data_record *out) {
+    *out = (data_record){0};
     if (r->finished) return STATUS_OK;
     status s = r->array ? next_value(r, out) : next_line(r, out);
     if (s != STATUS_OK) r->finished = true;
     return s;
 }
 
-status record_parse(const char *path, const record *row, json_t **out) {
+status record_parse(const char *path, const data_record *row, json_t **out) {
     json_error_t e;
-    status_clear();
-    *out = json_loadb(row->text, row->bytes,
-                      JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    TRY(json_parse(row->text, row->bytes,
+                   JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e, out));
     if (*out) return STATUS_OK;
-    if (*status_message())
-        return STATUS_MEMORY; /* the allocator's; jansson says "invalid token" */
     char quote[RECORD_QUOTE];
     record_quote(row->text, row->bytes, (size_t)max_i64(e.position, 0), quote);
     int64_t column = e.line <= 1 ? row->column + max_i64(e.column, 1) - 1 : e.column;

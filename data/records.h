@@ -29,12 +29,12 @@ typedef enum record_format {
 
 enum { RECORD_LIMIT = 256 << 20 }; /* bytes of one row; more is surely no row */
 
-typedef struct record {
+typedef struct data_record {
     const char *text; /* not NUL-terminated; valid until the next call; NULL after the last */
     size_t bytes;
     int64_t index;        /* in the file, from 0 */
     int64_t line, column; /* of its first byte, from 1; columns are characters */
-} record;
+} data_record;
 
 typedef struct record_reader record_reader;
 
@@ -46,11 +46,11 @@ bool records_are_text(const record_reader *r); /* plain text, no JSON */
 /* The next row. STATUS_DATA with path:line:column for a broken array or a row over
  * RECORD_LIMIT; both end the file. What is inside the row is record_parse's matter, so bad
  * rows can be skipped. */
-status records_next(record_reader *r, record *out);
+status records_next(record_reader *r, data_record *out);
 
 /* The row as JSON. STATUS_DATA: "path:line:column: what, at `text`": bad syntax, bad UTF-8,
  * lone surrogates, duplicate keys. */
-status record_parse(const char *path, const record *row, json_t **out);
+status record_parse(const char *path, const data_record *row, json_t **out);
 
 /* A few words of `text` around byte `at` for a message, printable, at most 60 bytes; into
  * `out`. */

@@ -6,6 +6,7 @@
 #include "common/log.h"
 #include "data/files.h"
 #include "data/records.h"
+#include "data/row_maker.h"
 #include "data/split.h"
 
 #include <stdio.h>
@@ -19,34 +20,9 @@ enum {
     BATCH_BYTES = 8 << 20,
 };
 
-typedef enum source_kind {
-    KIND_TOKENIZED,
-    KIND_COMPLETION,
-    KIND_PROMPT,
-    KIND_CHAT,
-    KIND_SEGMENTS,
-} source_kind;
-
-/* How rows are made; shared by the threads, immutable. */
-typedef struct row_maker {
-    source_kind kind;
-    const dataset_source *source;
-    const dataset_options *options;
-    token_names names;
-    prompt *prompt;
-    chat_template *template;
-    chat_fields chat;
-    bool text_rows; /* the file is plain text, a row is its text */
-} row_maker;
-
-typedef struct encoder {
-    span_builder spans;
-    conversation messages;
-} encoder;
-
 typedef struct job {  /* a row on its way */
     size_t at, bytes; /* its text in the batch */
-    record place;
+    data_record place;
     id_list ids, labels;
     status result;
     char *message; /* of a failure */
@@ -57,90 +33,6 @@ typedef struct batch {
     job *jobs; /* [BATCH_ROWS] */
     int count;
 } batch;
-
-/* ---- what kind of dataset ---- */
-
-status dataset_token_names(const dataset_options *o, token_names *out) {
-    *out = (token_names){o->tokenizer, -1, -1};
-    if (!o->tokenizer) return STATUS_OK;
-    out->bos =
-        o->bos_token ? tokenizer_id(o->tokenizer, o->bos_token) : tokenizer_bos(o->tokenizer);
-    out->eos =
-        o->eos_token ? tokenizer_id(o->tokenizer, o->eos_token) : tokenizer_eos(o->tokenizer);
-    if (o->bos_token && out->bos < 0)
-        return status_fail(STATUS_USAGE,
-                           "special_tokens: bos_token `%s` is no token of this model",
-                           o->bos_token);
-    if (o->eos_token && out->eos < 0)
-        return status_fail(STATUS_USAGE,
-                           "special_tokens: eos_token `%s` is no token of this model",
-                           o->eos_token);
-    return STATUS_OK;
-}
-
-static status choose_kind(const dataset_source *s, source_kind *out) {
-    static const struct {
-        const char *type;
-        source_kind kind;
-    } kinds[] = {{"", KIND_TOKENIZED},         {"completion", KIND_COMPLETION},
-                 {"text", KIND_COMPLETION},    {"pretrain", KIND_COMPLETION},
-                 {"chat_template", KIND_CHAT}, {"sharegpt", KIND_CHAT},
-                 {"chat", KIND_CHAT},          {"input_output", KIND_SEGMENTS}};
-    const char *type = s->type ? s->type : "";
-    *out = KIND_PROMPT;
-    if (s->custom_prompt || prompt_is_type(type)) return STATUS_OK;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (!strcmp(kinds[i].type, type)) {
-            *out = kinds[i].kind;
-            return STATUS_OK;
-        }
-    return status_fail(
-        STATUS_USAGE,
-        "datasets: the type `%s` is not supported; there are chat_template, alpaca, "
-        "completion, input_output, an empty type for rows with input_ids, and "
-        "formats of one's own (type: with field_instruction, format ...)",
-        type);
-}
-
-static status open_chat(row_maker *m) {
-    const dataset_source *s = m->source;
-    const dataset_options *o = m->options;
-    TRY(chat_template_open(&m->template,
-                           s->chat_template ? s->chat_template : o->chat_template,
-                           tokenizer_chat_template(o->tokenizer), o->today, &m->names));
-    m->chat = s->chat;
-    m->chat.train_on_inputs = o->train_on_inputs;
-    int32_t end = chat_template_end(m->template);
-    m->chat.ends = end < 0 || end == m->names.eos ? s->train_on_eos : s->train_on_eot;
-    return STATUS_OK;
-}
-
-static void maker_close(row_maker *m) {
-    prompt_close(m->prompt);
-    chat_template_close(m->template);
-}
-
-static status maker_open_parts(row_maker *m) {
-    const char *type = m->source->custom_prompt ? NULL : m->source->type;
-    TRY(choose_kind(m->source, &m->kind));
-    if (m->kind != KIND_TOKENIZED && !m->options->tokenizer)
-        return status_fail(STATUS_INTERNAL, "a dataset of text needs a tokenizer");
-    TRY(dataset_token_names(m->options, &m->names));
-    if (m->kind == KIND_PROMPT)
-        return prompt_open(&m->prompt, type, &m->source->prompt, &m->names);
-    return m->kind == KIND_CHAT ? open_chat(m) : STATUS_OK;
-}
-
-static status maker_open(row_maker *m, const dataset_source *source,
-                         const dataset_options *o) {
-    *m = (row_maker){.source = source, .options = o};
-    status s = maker_open_parts(m);
-    if (s != STATUS_OK) {
-        maker_close(m);
-        status_prefix(s, "%s", source->path);
-    }
-    return s;
-}
 
 static status choose_format(const dataset_source *s, record_format *out) {
     static const struct {
@@ -163,127 +55,6 @@ static status choose_format(const dataset_source *s, record_format *out) {
                        s->path, s->ds_type);
 }
 
-/* ---- one row ---- */
-
-static status read_ids(const json_t *list, const char *key, int32_t limit, bool labels,
-                       id_list *out) {
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *v = json_array_get(list, i);
-        json_int_t id = json_integer_value(v);
-        bool fits =
-            json_is_integer(v) && ((labels && id == LABEL_IGNORED) || (id >= 0 && id < limit));
-        if (!fits && json_is_integer(v) && id >= 0 && limit < INT32_MAX)
-            return status_fail(STATUS_DATA,
-                               "\"%s\"[%zu] is %lld, the model's vocabulary has %d "
-                               "tokens: was it made with another tokenizer?",
-                               key, i, (long long)id, limit);
-        if (!fits) return status_fail(STATUS_DATA, "\"%s\"[%zu] is no token id", key, i);
-        int32_t small = (int32_t)id;
-        TRY(id_list_append(out, &small, 1));
-    }
-    return STATUS_OK;
-}
-
-static status make_tokenized(const row_maker *m, const json_t *row, span_builder *b) {
-    int32_t limit = m->options->vocabulary ? m->options->vocabulary : INT32_MAX;
-    const json_t *ids = json_object_get(row, "input_ids"),
-                 *labels = json_object_get(row, "labels");
-    if (!json_is_array(ids))
-        return status_fail(STATUS_DATA,
-                           "\"input_ids\" must be a list, it is %s (a dataset without "
-                           "`type:` has tokenized rows)",
-                           json_type_name(ids));
-    if (labels && !json_is_null(labels) && json_array_size(labels) != json_array_size(ids))
-        return status_fail(STATUS_DATA,
-                           "\"labels\" must be a list of %zu ids as input_ids, it is "
-                           "%s of %zu",
-                           json_array_size(ids), json_type_name(labels),
-                           json_array_size(labels));
-    TRY(read_ids(ids, "input_ids", limit, false, &b->ids));
-    if (json_is_array(labels)) return read_ids(labels, "labels", limit, true, &b->labels);
-    return id_list_append(&b->labels, b->ids.items, b->ids.count);
-}
-
-static status make_segments(const row_maker *m, const json_t *row, span_builder *b) {
-    const json_t *list = json_object_get(row, "segments");
-    if (!json_is_array(list))
-        return status_fail(STATUS_DATA, "\"segments\" must be a list, it is %s",
-                           json_type_name(list));
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *s = json_array_get(list, i), *text = json_object_get(s, "text");
-        const json_t *label = json_object_get(s, "label");
-        if (!json_is_string(text) || !json_is_boolean(label))
-            return status_fail(STATUS_DATA,
-                               "segment %zu must have a \"text\" and a \"label\" that is "
-                               "true or false",
-                               i + 1);
-        size_t before = b->ids.count;
-        TRY(tokenizer_encode(m->names.tokenizer, json_string_value(text),
-                             json_string_length(text), 0, &b->ids));
-        bool learn = json_is_true(label) || m->options->train_on_inputs;
-        for (; before < b->ids.count; before++) {
-            int32_t id = learn ? b->ids.items[before] : LABEL_IGNORED;
-            TRY(id_list_append(&b->labels, &id, 1));
-        }
-    }
-    return STATUS_OK;
-}
-
-static status make_completion(const row_maker *m, const json_t *row, span_builder *b) {
-    const char *field = m->source->field ? m->source->field : "text";
-    const json_t *v = json_object_get(row, field);
-    if (!json_is_string(v))
-        return status_fail(STATUS_DATA, "\"%s\" must be a string, it is %s", field,
-                           json_type_name(v));
-    return prompt_render_text(json_string_value(v), json_string_length(v), b);
-}
-
-static status make_chat(const row_maker *m, const json_t *row, encoder *e) {
-    if (conversation_has_tools(row, &m->chat) && chat_template_wants_tools(m->template))
-        return status_fail(STATUS_DATA,
-                           "the row has tools, which the template %s would show and "
-                           "which are not supported yet",
-                           chat_template_name(m->template));
-    TRY(conversation_read(&e->messages, row, &m->chat));
-    TRY(chat_template_render(m->template, e->messages.items, e->messages.count, false,
-                             &e->spans));
-    return spans_finish(&e->spans);
-}
-
-static status make_object(const row_maker *m, const json_t *row, encoder *e) {
-    if (!json_is_object(row))
-        return status_fail(STATUS_DATA, "a row must be an object, it is %s",
-                           json_type_name(row));
-    switch (m->kind) {
-    case KIND_TOKENIZED:
-        return make_tokenized(m, row, &e->spans);
-    case KIND_COMPLETION:
-        return make_completion(m, row, &e->spans);
-    case KIND_PROMPT:
-        return prompt_render(m->prompt, row, m->options->train_on_inputs, &e->spans);
-    case KIND_CHAT:
-        return make_chat(m, row, e);
-    case KIND_SEGMENTS:
-        return make_segments(m, row, &e->spans);
-    }
-    return STATUS_INTERNAL;
-}
-
-/* A row's text to e->spans' ids and labels; failures name path and line. */
-static status make_row(const row_maker *m, const char *path, const record *r, encoder *e) {
-    spans_reset(&e->spans);
-    status s;
-    if (m->text_rows) {
-        s = prompt_render_text(r->text, r->bytes, &e->spans);
-    } else {
-        json_t *row;
-        TRY(record_parse(path, r, &row));
-        s = make_object(m, row, e);
-        json_decref(row);
-    }
-    return s == STATUS_OK ? s : status_prefix(s, "%s:%lld", path, (long long)r->line);
-}
-
 /* ---- batches ---- */
 
 static void swap_lists(id_list *a, id_list *b) {
@@ -293,11 +64,11 @@ static void swap_lists(id_list *a, id_list *b) {
 }
 
 static void run_job(const row_maker *m, const char *path, const char *text, job *j,
-                    encoder *e) {
-    record r = j->place;
+                    row_encoder *e) {
+    data_record r = j->place;
     r.text = text + j->at;
     r.bytes = j->bytes;
-    j->result = make_row(m, path, &r, e);
+    j->result = row_maker_make(m, path, &r, e);
     if (j->result != STATUS_OK) {
         j->message = mem_strdup(status_message());
         if (!j->message) j->result = STATUS_MEMORY;
@@ -322,7 +93,7 @@ static int thread_number(void) {
 #endif
 }
 
-static void run_jobs(const row_maker *m, const char *path, batch *b, encoder *encoders) {
+static void run_jobs(const row_maker *m, const char *path, batch *b, row_encoder *encoders) {
 #ifdef _OPENMP
 #pragma omp parallel for schedule(dynamic, 8) if (b->count > 16)
 #endif
@@ -385,8 +156,8 @@ static status take_job(sink *k, const char *path, job *j) {
     return STATUS_OK;
 }
 
-static status finish_batch(const row_maker *m, const char *path, batch *b, encoder *encoders,
-                           sink *k) {
+static status finish_batch(const row_maker *m, const char *path, batch *b,
+                           row_encoder *encoders, sink *k) {
     run_jobs(m, path, b, encoders);
     status s = STATUS_OK;
     for (int i = 0; i < b->count; i++) {
@@ -424,7 +195,7 @@ static status count_rows(const file_names *files, record_format format, int64_t 
     *out = 0;
     for (size_t f = 0; f < files->count; f++) {
         record_reader *r;
-        record row;
+        data_record row;
         TRY(records_open(&r, files->items[f], format));
         status s;
         while ((s = records_next(r, &row)) == STATUS_OK && row.text) ++*out;
@@ -447,7 +218,7 @@ static status select_rows(const dataset_source *source, const file_names *files,
     return STATUS_OK;
 }
 
-static status give_row(batch *b, const record *row) {
+static status give_row(batch *b, const data_record *row) {
     job *j = &b->jobs[b->count];
     j->at = b->text.bytes;
     j->bytes = row->bytes;
@@ -463,20 +234,21 @@ typedef struct source_reader {
     record_format format;
     selection selection;
     batch batch;
-    encoder *encoders;
+    row_encoder *encoders;
     int encoder_count;
     sink sink;
     int64_t row; /* number over all files */
 } source_reader;
 
 static status read_rows(source_reader *r, record_reader *file, const char *path) {
-    record row;
+    data_record row;
     for (;; r->row++) {
         TRY(records_next(file, &row));
         if (!row.text || r->row >= r->selection.end) break;
         for (int times = wanted(&r->selection, r->row); times > 0; times--) {
             if (r->batch.count == BATCH_ROWS || r->batch.text.bytes > BATCH_BYTES) {
                 TRY(finish_batch(&r->maker, path, &r->batch, r->encoders, &r->sink));
+                if (r->sink.options->go_on) TRY(r->sink.options->go_on());
                 log_progress("%s: %lld rows", path, (long long)r->sink.report->read);
             }
             TRY(give_row(&r->batch, &row));
@@ -501,7 +273,7 @@ static status read_file(source_reader *r, const char *path) {
 
 static status reader_open(source_reader *r, const dataset_source *source,
                           const dataset_options *o) {
-    TRY(maker_open(&r->maker, source, o));
+    TRY(row_maker_open(&r->maker, source, o));
     TRY(choose_format(source, &r->format));
     TRY(files_find(&r->files, source->path, source->name, source->files, source->file_count,
                    source->split));
@@ -515,10 +287,8 @@ static status reader_open(source_reader *r, const dataset_source *source,
 }
 
 static void reader_close(source_reader *r) {
-    for (int i = 0; r->encoders && i < r->encoder_count; i++) {
-        spans_free(&r->encoders[i].spans);
-        conversation_free(&r->encoders[i].messages);
-    }
+    for (int i = 0; r->encoders && i < r->encoder_count; i++)
+        row_encoder_free(&r->encoders[i]);
     for (int i = 0; r->batch.jobs && i < BATCH_ROWS; i++) {
         mem_free(r->batch.jobs[i].ids.items);
         mem_free(r->batch.jobs[i].labels.items);
@@ -527,7 +297,7 @@ static void reader_close(source_reader *r) {
     mem_free(r->batch.jobs);
     mem_free(r->batch.text.data);
     files_free(&r->files);
-    maker_close(&r->maker);
+    row_maker_close(&r->maker);
 }
 
 static status read_all(source_reader *r, const dataset_source *source,
@@ -535,12 +305,14 @@ static status read_all(source_reader *r, const dataset_source *source,
     TRY(reader_open(r, source, o));
     r->sink.options = o;
     r->sink.cut = r->maker.kind == KIND_COMPLETION;
+    if (!r->sink.report->template_name[0]) r->sink.report->template_end = -1;
     if (r->maker.template) {
         const char *date = chat_template_date(r->maker.template);
         dataset_report *p = r->sink.report;
         snprintf(p->template_name, sizeof p->template_name, "%s",
                  chat_template_name(r->maker.template));
         snprintf(p->template_date, sizeof p->template_date, "%s", date ? date : "");
+        p->template_end = chat_template_end(r->maker.template);
     }
     for (size_t f = 0; f < r->files.count && r->row < r->selection.end; f++)
         TRY(read_file(r, r->files.items[f]));
@@ -597,12 +369,12 @@ static void take_prompt(hash_stream *h, const prompt_format *p) {
 
 status source_identify(const dataset_source *s, const dataset_options *o, hash_stream *h) {
     row_maker m;
-    TRY(maker_open(&m, s,
-                   o)); /* the template's name stands for its rules, and its date counts */
+    TRY(row_maker_open(&m, s,
+                       o)); /* the template's name stands for its rules, and its date counts */
     take(h, "template", m.template ? chat_template_name(m.template) : NULL);
     take(h, "date", m.template ? chat_template_date(m.template) : NULL);
     take_number(h, "ends", m.chat.ends);
-    maker_close(&m);
+    row_maker_close(&m);
     take(h, "type", s->type);
     take_number(h, "custom_prompt", s->custom_prompt);
     take_prompt(h, &s->prompt);

@@ -1,12 +1,12 @@
 /* source.h: one entry of `datasets:` read into rows: which files, which of their rows, and how
  * a row becomes tokens and labels. Types (`type:`), as in Axolotl:
  *
- *   none                   rows with input_ids, and labels where not all is learned
- *   completion             plain text in `field` (.txt: see records.h), cut into sequence_len
- * pieces alpaca and its kin     prompts.h, also a format of one's own chat_template
- * conversation.h and template.h ("sharegpt" and "chat" mean the same) input_output segments
- * with `label` and `text`, the one type whose texts may spell control tokens, since they are
- * the dataset's own template
+ *   none             rows with input_ids, and labels where not all is learned
+ *   completion       plain text in `field` (.txt: see records.h), cut into sequence_len pieces
+ *   alpaca ...       prompts.h, also a format of one's own
+ *   chat_template    conversation.h and template.h ("sharegpt" and "chat" mean the same)
+ *   input_output     segments with `label` and `text`, the one type whose texts may spell
+ *                    control tokens, since they are the dataset's own template
  *
  * Tokenizing is done by all cores; the rows' order does not depend on that. */
 #ifndef NIBBLE_DATA_SOURCE_H
@@ -63,6 +63,7 @@ typedef struct dataset_options {
     bool shuffle;         /* shuffle_merged_datasets: the rows' order, by seed */
     double held_out;      /* val_set_size: < 1 a part of the rows, else rows; 0: none */
     uint64_t seed;
+    status (*go_on)(void); /* asked between batches of rows: not STATUS_OK ends it; or NULL */
     const char *prepared; /* dataset_prepared_path; NULL: rows are made anew */
 } dataset_options;
 
@@ -80,12 +81,12 @@ typedef struct dataset_report {
     int64_t kept;             /* rows (pieces) that are there now, held out ones included */
     int64_t tokens, targets;  /* of these */
     int64_t longest;          /* tokens of the longest of these */
-    int64_t
-        longest_seen;    /* before dropping and truncating: what sequence_len would keep all */
-    char first_bad[512]; /* the message of the first bad row */
-    char template_name[64]; /* of the last conversation dataset */
-    char
-        template_date[32]; /* that it states; give it as `today` to make the same rows again */
+    int64_t longest_seen; /* before dropping and truncating: what sequence_len would keep all */
+    char first_bad[512];  /* the message of the first bad row */
+    /* of the last conversation dataset: its template, the date that it states (given as `today`
+     * it makes the same rows again), and the token that ends a turn, -1 when there is none */
+    char template_name[64], template_date[32];
+    int64_t template_end;
 } dataset_report;
 
 /* Appends the source's rows, shorter than sequence_len and (mostly) targeted, and counts.

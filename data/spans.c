@@ -63,6 +63,7 @@ void literal_free(literal *l) {
 
 void spans_reset(span_builder *b) {
     b->ids.count = b->labels.count = b->run.bytes = b->mark_count = 0;
+    b->inside = false;
 }
 
 void spans_free(span_builder *b) {
@@ -93,8 +94,50 @@ static status add_id(span_builder *b, int32_t id, bool learn) {
     return id_list_append(&b->labels, &label, 1);
 }
 
+static unsigned run_flags(const span_builder *b) {
+    return TOKENIZER_PLAIN_TEXT | (b->inside ? TOKENIZER_INSIDE : 0);
+}
+
+/* How many of the run's tokens lie before byte `at`: those that tokenizing the run up to there
+ * gives too. When they are fewer, a token crosses the border; `after` takes it in. */
+static status tokens_before(span_builder *b, size_t at, bool after, size_t *out) {
+    *out = 0;
+    if (at == 0) return STATUS_OK;
+    b->prefix.count = 0;
+    TRY(tokenizer_encode(b->names.tokenizer, b->run.data, at, run_flags(b), &b->prefix));
+    size_t same = 0,
+           limit = b->prefix.count < b->scratch.count ? b->prefix.count : b->scratch.count;
+    while (same < limit && b->prefix.items[same] == b->scratch.items[same]) same++;
+    *out = same;
+    if (after && same < b->prefix.count && same < b->scratch.count) ++*out;
+    return STATUS_OK;
+}
+
+static status finish_run(span_builder *b) {
+    if (!b->run.bytes) return STATUS_OK;
+    b->scratch.count = 0;
+    TRY(tokenizer_encode(b->names.tokenizer, b->run.data, b->run.bytes, run_flags(b),
+                         &b->scratch));
+    size_t token = 0;
+    for (size_t m = 0; m < b->mark_count; m++) {
+        bool learn = b->marks[m].learn, last = m + 1 == b->mark_count;
+        size_t end = b->scratch.count;
+        if (!last) TRY(tokens_before(b, b->marks[m + 1].at, learn, &end));
+        for (; token < end; token++) TRY(add_id(b, b->scratch.items[token], learn));
+    }
+    b->run.bytes = b->mark_count = 0;
+    return STATUS_OK;
+}
+
+status spans_finish(span_builder *b) {
+    TRY(finish_run(b));
+    b->inside = false;
+    return STATUS_OK;
+}
+
 status spans_control(span_builder *b, int32_t id, bool learn) {
-    TRY(spans_finish(b));
+    TRY(finish_run(b));
+    b->inside = true;
     return add_id(b, id, learn);
 }
 
@@ -107,37 +150,5 @@ status spans_literal(span_builder *b, const literal *l, const char *role, bool l
         else
             TRY(spans_text(b, p->text, p->bytes, learn));
     }
-    return STATUS_OK;
-}
-
-/* How many of the run's tokens lie before byte `at`: those that tokenizing the run up to there
- * gives too. When they are fewer, a token crosses the border; `after` takes it in. */
-static status tokens_before(span_builder *b, size_t at, bool after, size_t *out) {
-    *out = 0;
-    if (at == 0) return STATUS_OK;
-    b->prefix.count = 0;
-    TRY(tokenizer_encode(b->names.tokenizer, b->run.data, at, TOKENIZER_PLAIN_TEXT,
-                         &b->prefix));
-    size_t same = 0,
-           limit = b->prefix.count < b->scratch.count ? b->prefix.count : b->scratch.count;
-    while (same < limit && b->prefix.items[same] == b->scratch.items[same]) same++;
-    *out = same;
-    if (after && same < b->prefix.count && same < b->scratch.count) ++*out;
-    return STATUS_OK;
-}
-
-status spans_finish(span_builder *b) {
-    if (!b->run.bytes) return STATUS_OK;
-    b->scratch.count = 0;
-    TRY(tokenizer_encode(b->names.tokenizer, b->run.data, b->run.bytes, TOKENIZER_PLAIN_TEXT,
-                         &b->scratch));
-    size_t token = 0;
-    for (size_t m = 0; m < b->mark_count; m++) {
-        bool learn = b->marks[m].learn, last = m + 1 == b->mark_count;
-        size_t end = b->scratch.count;
-        if (!last) TRY(tokens_before(b, b->marks[m + 1].at, learn, &end));
-        for (; token < end; token++) TRY(add_id(b, b->scratch.items[token], learn));
-    }
-    b->run.bytes = b->mark_count = 0;
     return STATUS_OK;
 }

@@ -63,6 +63,7 @@ typedef struct span_builder {
     span_mark *marks;
     size_t mark_count, mark_capacity;
     id_list scratch, prefix;
+    bool inside; /* the run goes on in a text, after a control token */
 } span_builder;
 
 void spans_reset(span_builder *b); /* a new row; keeps the memory */
@@ -73,8 +74,8 @@ void spans_free(span_builder *b);
 status spans_literal(span_builder *b, const literal *l, const char *role, bool learn);
 status spans_text(span_builder *b, const char *text, size_t bytes, bool learn);
 status spans_control(span_builder *b, int32_t id, bool learn);
-/* Tokenizes what is left. Then ids and labels have one entry per token. STATUS_DATA for
- * invalid UTF-8. Also ends a run in the middle: what follows is tokenized apart. */
+/* Tokenizes what is left and ends the text. Then ids and labels have one entry per token; what
+ * follows is tokenized apart, as the beginning of another text. STATUS_DATA for invalid UTF-8. */
 status spans_finish(span_builder *b);
 
 #endif

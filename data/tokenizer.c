@@ -215,7 +215,7 @@ typedef struct encoding {
     const tokenizer *t;
     workspace *w;
     const char *text; /* the user's */
-    bool plain;
+    bool plain, inside;
     bool at_start; /* of the part that is being normalized */
     id_list *out;
 } encoding;
@@ -241,7 +241,7 @@ static status encode_part(void *context, int32_t id, const char *text, size_t by
     encoding *e = context;
     if (id >= 0) return id_list_append(e->out, &id, 1);
     bool moved = false;
-    e->at_start = text == e->text;
+    e->at_start = text == e->text && !e->inside;
     TRY(normalizer_apply(e->t->normalizer, &e->w->normal, text, bytes, &text, &bytes, &moved));
     if (moved) e->at_start = false;
     return added_tokens_split(e->t->added, true, e->plain, text, bytes, encode_normalized, e);
@@ -259,7 +259,11 @@ status tokenizer_encode(const tokenizer *t, const char *text, size_t bytes, unsi
     size_t valid = utf8_valid(text, bytes), before = out->count;
     if (valid != bytes)
         return status_fail(STATUS_DATA, "the text is not valid UTF-8 at byte %zu", valid);
-    encoding e = {.t = t, .text = text, .plain = flags & TOKENIZER_PLAIN_TEXT, .out = out};
+    encoding e = {.t = t,
+                  .text = text,
+                  .plain = flags & TOKENIZER_PLAIN_TEXT,
+                  .inside = flags & TOKENIZER_INSIDE,
+                  .out = out};
     TRY(workspace_take(t, &e.w));
     status s = encode(&e, bytes, flags & TOKENIZER_ADD_SPECIAL);
     workspace_give(t, e.w, bytes);

@@ -32,6 +32,7 @@ void tokenizer_close(tokenizer *t); /* NULL is fine */
 enum {
     TOKENIZER_ADD_SPECIAL = 1, /* the post-processor's BOS/EOS, as add_special_tokens=True */
     TOKENIZER_PLAIN_TEXT = 2,  /* somebody's words: text of special tokens stays text */
+    TOKENIZER_INSIDE = 4,      /* the text goes on after a control token: no first-word mark */
 };
 
 /* Appends the ids of UTF-8 `text` to *out. Invalid UTF-8 is STATUS_DATA with the byte offset.

@@ -15,7 +15,7 @@ static status read_all(const char *name, const char *text, size_t bytes, record_
     record_reader *r;
     *out = 0;
     TRY(records_open(&r, path, format));
-    record row;
+    data_record row;
     status s;
     size_t used = 0;
     while ((s = records_next(r, &row)) == STATUS_OK && row.text) {
@@ -95,7 +95,7 @@ static void test_window(void **state) {
         record_reader *r;
         assert_ok(records_open(&r, path, RECORD_AUTO));
         for (int i = 0; i < ROWS; i++) {
-            record row;
+            data_record row;
             json_t *value;
             assert_ok(records_next(r, &row));
             assert_ok(record_parse(path, &row, &value));
@@ -104,7 +104,7 @@ static void test_window(void **state) {
                              (i * 7919) % BYTES);
             json_decref(value);
         }
-        record row;
+        data_record row;
         assert_ok(records_next(r, &row));
         assert_null(row.text);
         records_close(r);
@@ -120,7 +120,7 @@ static void test_endless_line(void **state) {
     fputc('x', f);
     fclose(f);
     record_reader *r;
-    record row;
+    data_record row;
     assert_ok(records_open(&r, path, RECORD_AUTO));
     assert_fails(records_next(r, &row), STATUS_DATA, "a row of more than 256 MiB");
     assert_true(mem_used() < (size_t)RECORD_LIMIT * 2);
@@ -151,7 +151,7 @@ static void expect_bad_row(const char *text, size_t bytes, const char *message) 
     const char *path = scratch("bad.jsonl");
     put_file(path, text, bytes);
     record_reader *r;
-    record row;
+    data_record row;
     json_t *value;
     assert_ok(records_open(&r, path, RECORD_AUTO));
     do assert_ok(records_next(r, &row));
@@ -307,7 +307,7 @@ static void test_real_files(void **state) {
         assert_ok(records_open(&r, path, RECORD_AUTO));
         int64_t rows = 0;
         for (;; rows++) {
-            record row;
+            data_record row;
             json_t *value;
             assert_ok(records_next(r, &row));
             if (!row.text) break;

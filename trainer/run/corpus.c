@@ -5,6 +5,7 @@
 #include "common/json.h"
 #include "data/records.h"
 #include "data/template.h"
+#include "trainer/run/signals.h"
 
 #include <string.h>
 
@@ -102,12 +103,17 @@ static status check_eot_tokens(const config *c, const dataset_options *o) {
         agrees |= id == end || id == names.eos;
     }
     if (s == STATUS_OK && !agrees)
-        s = status_fail(STATUS_USAGE,
-                        "eot_tokens: %s does not end a turn of the chat template %s; leave the "
-                        "key out, or choose the template that ends turns with it",
-                        c->eot_tokens.items[0], chat_template_name(t));
+        s = status_fail(
+            STATUS_USAGE,
+            "eot_tokens: %s does not end a turn of the chat template %s; leave the "
+            "key out, or choose the template that ends turns with it",
+            c->eot_tokens.items[0], chat_template_name(t));
     chat_template_close(t);
     return s;
+}
+
+static status still_wanted(void) {
+    return signals_check("preparing the data");
 }
 
 status corpus_open(corpus *out, const config *c, const tokenizer *tok,
@@ -128,6 +134,7 @@ status corpus_open(corpus *out, const config *c, const tokenizer *tok,
                          .shuffle = c->shuffle_merged_datasets && !c->curriculum_sampling,
                          .held_out = c->val_set_size,
                          .seed = (uint64_t)c->seed,
+                         .go_on = still_wanted,
                          .prepared = c->dataset_prepared_path};
     out->options = o;
     TRY(check_eot_tokens(c, &o));
@@ -192,7 +199,7 @@ loader_options corpus_eval_options(const config *c) {
 
 const char *corpus_guess_type(const char *path) {
     record_reader *reader;
-    record row;
+    data_record row;
     json_t *o = NULL;
     const char *type = "completion";
     if (records_open(&reader, path, RECORD_AUTO) != STATUS_OK) return type;

@@ -28,18 +28,6 @@ static size_t wanted(const run *r) {
     return rows ? (size_t)min_i64(r->c->num_generation_samples, rows->count) : 0;
 }
 
-status sample_plan(run *r) {
-    size_t n = wanted(r);
-    if (!n) return STATUS_OK;
-    session_request *q = &r->s.request;
-    q->programs |= 1u << PROGRAM_GENERATE;
-    q->generate = (generate_shape){.capacity = round_up_i64((int64_t)n * MOST_PROMPT, 64),
-                                   .sequences = (int64_t)n,
-                                   .cache_rows = MOST_PROMPT + r->c->generation_max_new_tokens,
-                                   .selected = (int64_t)n};
-    return STATUS_OK;
-}
-
 static void free_questions(questions *q) {
     for (size_t i = 0; i < q->count; i++) {
         mem_free(q->items[i].ids);
@@ -87,6 +75,25 @@ static status ask(const run *r, questions *q) {
     return STATUS_OK;
 }
 
+status sample_plan(run *r) {
+    if (!wanted(r)) return STATUS_OK;
+    questions q = {0};
+    status s = ask(r, &q);
+    int64_t n = (int64_t)q.count, all = 0, longest = 0;
+    for (size_t i = 0; s == STATUS_OK && i < q.count; i++) {
+        all += q.items[i].count;
+        longest = max_i64(longest, q.items[i].count);
+    }
+    free_questions(&q);
+    r->s.request.programs |= 1u << PROGRAM_GENERATE;
+    r->s.request.generate =
+        (generate_shape){.capacity = round_up_i64(max_i64(all, n), 64),
+                         .sequences = n,
+                         .cache_rows = longest + r->c->generation_max_new_tokens,
+                         .selected = n};
+    return s;
+}
+
 static sampling sampling_of(const config *c) {
     return (sampling){.temperature = c->generation_do_sample ? c->generation_temperature : 0,
                       .top_k = c->generation_top_k == CONFIG_NOT_SET ? 0 : c->generation_top_k,
@@ -116,7 +123,8 @@ static status answer_all(run *r, const questions *q, json_t *list) {
     int64_t most = r->c->generation_max_new_tokens;
     sequence *a = mem_alloc_array(q->count + 1, sizeof *a, "samples");
     int32_t *tokens = mem_alloc_array(q->count * (size_t)most + 1, sizeof *tokens, "samples");
-    int32_t eos = tokenizer_eos(r->s.tok);
+    const int32_t stop[] = {tokenizer_eos(r->s.tok),
+                            (int32_t)r->rows.train.report.template_end};
     status s = a && tokens ? STATUS_OK : STATUS_MEMORY;
     for (size_t i = 0; s == STATUS_OK && i < q->count; i++)
         a[i] = (sequence){.prompt = q->items[i].ids,
@@ -128,8 +136,8 @@ static status answer_all(run *r, const questions *q, json_t *list) {
                     .shape = r->s.request.generate,
                     .sampling = sampling_of(r->c),
                     .max_tokens = most,
-                    .stop = &eos,
-                    .stop_count = eos >= 0};
+                    .stop = stop, /* -1 is no token's id */
+                    .stop_count = 2};
     if (s == STATUS_OK) s = generate(&g, a, q->count);
     for (size_t i = 0; s == STATUS_OK && i < q->count; i++)
         s = one_object(r, &q->items[i], &a[i], list);
