@@ -27,7 +27,7 @@ struct engine {
     int pending_count;
     int64_t *last_rows; /* [programs] bucketed rows of the last run */
     pager_traffic activations;
-    engine_profile profile;
+    engine_profile *profile; /* [programs] */
 };
 
 static double seconds_now(void) {
@@ -61,7 +61,9 @@ status engine_open(engine **out, backend *b, const plan *p, const file *disk) {
     e->b = b, e->p = p, e->disk = disk;
     e->last_rows =
         mem_alloc_array((size_t)p->program_count + 1, sizeof *e->last_rows, "the engine");
-    status s = e->last_rows ? STATUS_OK : STATUS_MEMORY;
+    e->profile =
+        mem_alloc_array((size_t)p->program_count + 1, sizeof *e->profile, "the engine");
+    status s = e->last_rows && e->profile ? STATUS_OK : STATUS_MEMORY;
     if (s == STATUS_OK) s = arena_open(&e->device, b, false, p->device_bytes, b->pattern);
     if (s == STATUS_OK) s = arena_open(&e->host, b, true, p->host_bytes, b->pattern);
     if (s == STATUS_OK) s = pager_open(&e->pager, b, p, e->device.base, e->host.base, disk);
@@ -80,6 +82,7 @@ void engine_close(engine *e) {
     arena_close(&e->device);
     arena_close(&e->host);
     mem_free(e->last_rows);
+    mem_free(e->profile);
     mem_free(e);
 }
 
@@ -227,6 +230,19 @@ static void give_move(engine *e, const schedule *s, const move *m, int64_t rows)
     e->pending[e->pending_count++].e = done;
 }
 
+static void count_cost(engine_profile *p, const program_plan *q, int32_t n,
+                       const run_args *args, int64_t rows, double seconds) {
+    op_shape shape;
+    step_shape(&q->schedule, q->program, (size_t)n, rows, &shape);
+    shape.load = args->load;
+    const operation_row *row = operation_get(shape.op);
+    engine_cost *c = &p->of[shape.op][shape.backward];
+    c->calls++;
+    c->seconds += seconds;
+    c->flops += row->flops(&shape);
+    c->bytes += row->bytes(&shape);
+}
+
 static status run_step(engine *e, const program_plan *q, int32_t n, const run_args *args,
                        int64_t rows) {
     const schedule *s = &q->schedule;
@@ -262,8 +278,7 @@ static status run_step(engine *e, const program_plan *q, int32_t n, const run_ar
     int back = st->phase == PHASE_BACKWARD;
     double began = seconds_now();
     status result = (back ? e->b->table->backward : e->b->table->forward)[st->op](e->b, &call);
-    e->profile.seconds[st->op][back] += seconds_now() - began;
-    e->profile.calls[st->op][back]++;
+    count_cost(&e->profile[q - e->p->programs], q, n, args, rows, seconds_now() - began);
     if (result != STATUS_OK)
         return status_prefix(result, "%s, layer %d%s", row->name, st->layer,
                              back ? ", backward" : "");
@@ -278,6 +293,7 @@ status engine_run(engine *e, int index, const run_args *args) {
                            q->program->name, (long long)args->rows,
                            (long long)q->program->capacity);
     int64_t rows = bucket_rows(q->program, args->rows);
+    double began = seconds_now();
     e->last_rows[index] = rows;
     for (size_t i = 0; i < q->program->input_count; i++)
         TRY(upload_input(e, &s->buffers[s->inputs[i]], &args->inputs[i], rows));
@@ -294,6 +310,8 @@ status engine_run(engine *e, int index, const run_args *args) {
     }
     settle_moves(e, INT32_MAX);
     pager_end(e->pager);
+    e->profile[index].seconds += seconds_now() - began;
+    e->profile[index].runs++;
     return result;
 }
 
@@ -322,8 +340,12 @@ engine_traffic engine_traffic_of(const engine *e, mem_class c) {
                             t.stall_seconds, t.fetches,   t.hits};
 }
 
-const engine_profile *engine_profile_of(const engine *e) {
-    return &e->profile;
+const engine_profile *engine_profile_of(const engine *e, int program) {
+    return &e->profile[program];
+}
+
+void engine_profile_clear(engine *e) {
+    memset(e->profile, 0, (size_t)e->p->program_count * sizeof *e->profile);
 }
 
 void engine_high_water(const engine *e, int64_t *device, int64_t *host) {

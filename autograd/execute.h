@@ -40,6 +40,7 @@ typedef struct run_input {
 typedef struct run_args {
     int64_t rows; /* real rows of the batch; bucketed inside */
     int64_t documents, selected;
+    op_load load; /* what the batch holds; for the profile only */
     uint64_t seed, micro;
     const run_input *inputs; /* in the order of program_input */
     const struct adamw_scalars *adam;
@@ -58,13 +59,21 @@ typedef struct engine_traffic {
 } engine_traffic;
 engine_traffic engine_traffic_of(const engine *e, mem_class c);
 
-/* Seconds per operation since open, for --profile; calls too. */
+/* What a program's runs have cost since open, by operation and direction (forward, backward);
+ * FLOPs and bytes are operation.h's, for the rows that ran. `seconds` of the whole runs has
+ * inputs and page movements too. */
+typedef struct engine_cost {
+    int64_t calls;
+    double seconds, flops, bytes;
+} engine_cost;
 typedef struct engine_profile {
-    double seconds[OP_COUNT][2]; /* forward, backward */
-    int64_t calls[OP_COUNT][2];
-    double flops[OP_COUNT][2];
+    engine_cost of[OP_COUNT][2];
+    double seconds;
+    int64_t runs;
 } engine_profile;
-const engine_profile *engine_profile_of(const engine *e);
+const engine_profile *engine_profile_of(const engine *e, int program);
+/* Forgets what was counted so far. */
+void engine_profile_clear(engine *e);
 
 /* Highest byte ever written in the pattern-filled arena; the plan's totals must equal it. */
 void engine_high_water(const engine *e, int64_t *device, int64_t *host);

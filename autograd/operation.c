@@ -4,7 +4,8 @@
  * supersets: where an optional operand decides (OP_RMSNORM with a residual reads the sum and
  * not x; OP_ROPE reads x only with norms), whoever derives looks at the operands too. FLOPs
  * count a multiply and an add as two, matrix products only; bytes count every operand and
- * result once. Both are for rates and progress, not for placing memory. */
+ * result once, what is updated in place twice. Both are for rates, predictions and progress,
+ * not for placing memory. */
 #include "autograd/operation.h"
 
 #include <assert.h>
@@ -24,16 +25,35 @@ static double bytes_of(const op_shape *s, const tensor_format *f) {
     return (double)rows * (double)f->cols * dtype_bits(f->type) / 8;
 }
 
-/* Every operand once; a backward reads the gradients of the outputs and writes those wanted.
- */
+/* Every operand once, what the operation updates in place twice. */
 static double bytes_all(const op_shape *s) {
+    const operation_row *row = operation_get(s->op);
     double bytes = 0;
-    for (int i = 0; i < OP_INPUTS; i++) {
-        bytes += bytes_of(s, &s->in[i]);
-        if (s->backward && s->gradients & IN(i)) bytes += bytes_of(s, &s->in[i]);
-    }
-    for (int i = 0; i < OP_OUTPUTS; i++) bytes += bytes_of(s, &s->out[i]);
+    for (int i = 0; i < row->inputs; i++)
+        bytes += bytes_of(s, &s->in[i]) * (row->state_inputs & IN(i) ? 2 : 1);
+    for (int i = 0; i < row->outputs; i++) bytes += bytes_of(s, &s->out[i]);
     return bytes;
+}
+
+/* A backward reads what it needs of the forward and the gradients of the outputs, and writes
+ * those that are wanted; of a pair that is equal there is one. */
+static double bytes_backward(const op_shape *s) {
+    const operation_row *row = operation_get(s->op);
+    uint32_t wanted = s->gradients;
+    double bytes = 0;
+    if (row->same_gradient[0] >= 0 && wanted & IN(row->same_gradient[0]))
+        wanted &= ~IN(row->same_gradient[1]);
+    for (int i = 0; i < row->inputs; i++)
+        bytes += bytes_of(s, &s->in[i]) *
+                 (!!(row->reads_inputs & IN(i)) + !!(wanted & IN(i)));
+    for (int i = 0; i < row->outputs; i++)
+        bytes += bytes_of(s, &s->out[i]) *
+                 (!!(row->reads_outputs & IN(i)) + !!(s->gouts & IN(i)));
+    return bytes;
+}
+
+static double bytes_plain(const op_shape *s) {
+    return s->backward ? bytes_backward(s) : bytes_all(s);
 }
 
 /* A gather touches the rows it takes, not the table. */
@@ -63,17 +83,18 @@ static double flops_linear(const op_shape *s) {
     return flops;
 }
 
-/* Documents are not known here: one that fills the rows is the upper bound. */
+/* One document that fills the rows is the upper bound; a window bounds every query's keys. */
 static double flops_attention(const op_shape *s) {
-    double rows = (double)s->rows, keys = rows / 2, window = s->attr->attention.window;
-    if (window > 0 && window < keys) keys = window;
-    double product = 2 * rows * keys * s->attr->attention.heads * s->attr->attention.head_dim;
+    double rows = (double)s->rows, window = s->attr->attention.window;
+    double pairs = s->load.pairs > 0 ? s->load.pairs : rows * (rows + 1) / 2;
+    if (window > 0 && window * rows < pairs) pairs = window * rows;
+    double product = 2 * pairs * s->attr->attention.heads * s->attr->attention.head_dim;
     return product * (s->backward ? 5 : 2);
 }
 
 static double flops_head(const op_shape *s) {
-    double product =
-        2.0 * (double)s->rows * (double)s->in[HEAD_W].rows * (double)s->in[HEAD_W].cols;
+    double rows = s->load.targets > 0 ? (double)s->load.targets : (double)s->rows;
+    double product = 2.0 * rows * (double)s->in[HEAD_W].rows * (double)s->in[HEAD_W].cols;
     if (!s->backward) return product;
     return product * (1 + !!(s->gradients & IN(HEAD_X)) + !!(s->gradients & IN(HEAD_W)));
 }
@@ -126,7 +147,7 @@ static const operation_row table[] = {
      .same_gradient = {RMSNORM_X, RMSNORM_RESIDUAL},
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_LINEAR,
      .name = "linear",
      .inputs = 1 + LINEAR_PARTS * LINEAR_PER_PART,
@@ -138,7 +159,7 @@ static const operation_row table[] = {
      NO_PLACE,
      NO_PAIR,
      .flops = flops_linear,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_ROPE,
      .name = "rope",
      .inputs = 5,
@@ -156,7 +177,7 @@ static const operation_row table[] = {
      NO_PAIR,
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_ATTENTION,
      .name = "attention",
      .inputs = 4,
@@ -170,7 +191,7 @@ static const operation_row table[] = {
      NO_PLACE,
      NO_PAIR,
      .flops = flops_attention,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_GLU,
      .name = "glu",
      .inputs = 1,
@@ -182,7 +203,7 @@ static const operation_row table[] = {
      NO_PAIR,
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_ADD,
      .name = "add",
      .inputs = 2,
@@ -196,7 +217,7 @@ static const operation_row table[] = {
      .same_gradient = {0, 1},
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_HEAD_CROSS_ENTROPY,
      .name = "head_cross_entropy",
      .inputs = 4,
@@ -208,7 +229,7 @@ static const operation_row table[] = {
      NO_PLACE,
      NO_PAIR,
      .flops = flops_head,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_LOGITS,
      .name = "logits",
      .inputs = 3,
@@ -216,7 +237,7 @@ static const operation_row table[] = {
      NO_PLACE,
      NO_PAIR,
      .flops = flops_logits,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_FAKE_QUANT,
      .name = "fake_quant",
      .inputs = 1,
@@ -228,7 +249,7 @@ static const operation_row table[] = {
      NO_PAIR,
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_LOSS_SUM,
      .name = "loss_sum",
      .inputs = 3,
@@ -237,7 +258,7 @@ static const operation_row table[] = {
      NO_PAIR,
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_SQUARE_SUM,
      .name = "square_sum",
      .inputs = 2,
@@ -247,7 +268,7 @@ static const operation_row table[] = {
      NO_PAIR,
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
     {.op = OP_ADAMW,
      .name = "adamw",
      .inputs = 7,
@@ -259,7 +280,7 @@ static const operation_row table[] = {
      NO_PAIR,
      .cheap = true,
      .flops = flops_none,
-     .bytes = bytes_all},
+     .bytes = bytes_plain},
 };
 static_assert(sizeof table / sizeof *table == OP_COUNT, "one row per operation");
 static_assert(1 + LINEAR_PARTS * LINEAR_PER_PART == OP_INPUTS,

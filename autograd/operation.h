@@ -176,6 +176,14 @@ typedef struct op_call {
     const struct adamw_scalars *adam;
 } op_call;
 
+/* What a batch holds, as far as an operation's cost depends on it: attention sees pairs of a
+ * query and a key that it may see, the head drops rows without a target. 0: the most that fits
+ * the rows. */
+typedef struct op_load {
+    double pairs;
+    int64_t targets;
+} op_load;
+
 /* What planning needs to know of a call: formats at capacity (type DTYPE_COUNT: absent). */
 typedef struct op_shape {
     operation op;
@@ -185,6 +193,8 @@ typedef struct op_shape {
     bool backward;
     tensor_format in[OP_INPUTS], out[OP_OUTPUTS];
     uint32_t gradients; /* backward: bit i = gin[i] wanted */
+    uint32_t gouts;     /* backward: bit i = gout[i] is there */
+    op_load load;       /* for `flops` */
 } op_shape;
 
 /* A row of the table. Masks have bit i for input or output i. */
@@ -207,7 +217,7 @@ typedef struct operation_row {
     int8_t same_gradient[2]; /* these two inputs' gradients are equal; -1 none */
     bool cheap;              /* recomputing costs memory traffic only, no matrix product */
     double (*flops)(const op_shape *s); /* of the direction in s->backward */
-    double (*bytes)(const op_shape *s); /* memory traffic, rough */
+    double (*bytes)(const op_shape *s); /* memory traffic, every operand once */
 } operation_row;
 
 const operation_row *operation_get(operation op);

@@ -100,24 +100,42 @@ static int64_t place_offloaded(schedule *s, int64_t align) {
     return end;
 }
 
-/* What one run costs at capacity, by walking its steps. */
-static void count_costs(program_plan *q, const backend_rates *rates) {
+/* The steps of one run, walked. */
+static plan_cost cost_of_steps(const program_plan *q, int64_t rows, op_load load) {
     const schedule *s = &q->schedule;
+    plan_cost c = {0};
     for (size_t n = 0; n < s->step_count; n++) {
         op_shape shape;
-        step_shape(s, q->program, n, q->program->capacity, &shape);
+        step_shape(s, q->program, n, rows, &shape);
+        shape.load = load;
         const operation_row *row = operation_get(shape.op);
-        q->flops += row->flops(&shape);
-        q->bytes += row->bytes(&shape);
+        c.flops += row->flops(&shape);
+        c.bytes += row->bytes(&shape);
     }
+    return c;
+}
+
+plan_cost plan_cost_of(const plan *p, int program, int64_t rows, op_load load) {
+    const program_plan *q = &p->programs[program];
+    const backend_rates *r = &p->rates;
+    plan_cost c = cost_of_steps(q, rows, load);
+    if (r->gemm_flops <= 0) return c;
+    double compute = c.flops / r->gemm_flops + c.bytes / r->copy_bytes;
+    double moved = (double)(q->moved_in + q->moved_out) / r->host_bytes;
+    if (r->disk_bytes > 0) moved += (double)q->disk_read / r->disk_bytes;
+    c.seconds = compute > moved ? compute : moved;
+    return c;
+}
+
+/* What one run costs at capacity. */
+static void count_costs(program_plan *q) {
+    const schedule *s = &q->schedule;
+    plan_cost c = cost_of_steps(q, q->program->capacity, (op_load){0});
+    q->flops = c.flops;
+    q->bytes = c.bytes;
     for (size_t i = 0; i < s->move_count; i++)
         *(s->moves[i].out ? &q->moved_out : &q->moved_in) +=
             s->buffers[s->moves[i].from].bytes;
-    if (!rates || rates->gemm_flops <= 0) return;
-    double compute = q->flops / rates->gemm_flops + q->bytes / rates->copy_bytes;
-    double moved = (double)(q->moved_in + q->moved_out) / rates->host_bytes;
-    if (rates->disk_bytes > 0) moved += (double)q->disk_read / rates->disk_bytes;
-    q->seconds = compute > moved ? compute : moved;
 }
 
 /* Page traffic of a run that follows one like it, by letting the pager take its decisions on
@@ -338,14 +356,15 @@ static void remedies(request *r, const plan_policy *policy, char *text, size_t b
                  "a smaller sequence_len or micro_batch_size (no placement of this one fits)");
 }
 
-/* FLOPs, traffic and time of every program. */
+/* FLOPs and traffic of every program. */
 static status price(plan *p, const backend_rates *rates) {
     backend *rehearsal;
+    if (rates) p->rates = *rates;
     TRY(backend_rehearsal_open(&rehearsal, p->backend));
     status s = STATUS_OK;
     for (int i = 0; i < p->program_count && s == STATUS_OK; i++) {
         s = rehearse_pages(p, &p->programs[i], rehearsal);
-        if (s == STATUS_OK) count_costs(&p->programs[i], rates);
+        if (s == STATUS_OK) count_costs(&p->programs[i]);
     }
     rehearsal->table->close(rehearsal);
     return s;

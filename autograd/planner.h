@@ -36,18 +36,18 @@ typedef struct program_plan {
     schedule schedule;
     int64_t transient_bytes;     /* device */
     int64_t offload_bytes;       /* host */
-    double flops, bytes;         /* of one run at capacity */
+    double flops, bytes;         /* of one run at capacity; see plan_cost_of */
     int64_t pages_in, pages_out; /* page bytes of a run that follows one like it; disk_read of
                                     them from disk */
     int64_t first_in;            /* page bytes of the first run */
     int64_t moved_in, moved_out, disk_read; /* with offloaded activations, at capacity */
-    double seconds; /* predicted for one run at capacity; 0 without rates */
 } program_plan;
 
 typedef struct plan {
     const parameter_table *table;
     backend *backend;
     plan_policy policy; /* resolved: no AUTO left */
+    backend_rates rates;
     int kept_layers;    /* of a recomputing plan: this many last layers keep; -1 none */
     page_place *pages;  /* [table->page_count] */
     int slots[MEM_CLASS_COUNT];           /* 0: the class is resident */
@@ -68,6 +68,13 @@ status plan_make(plan **out, backend *b, const parameter_table *table,
                  const program *const *programs, int count, const plan_policy *policy,
                  const backend_rates *rates);
 void plan_free(plan *p);
+
+/* One run of program `program` with `rows` rows that hold `load`. */
+typedef struct plan_cost {
+    double flops, bytes;
+    double seconds; /* predicted; 0 without rates */
+} plan_cost;
+plan_cost plan_cost_of(const plan *p, int program, int64_t rows, op_load load);
 /* Where page `page` starts in the cache file. */
 void plan_set_disk(plan *p, int32_t page, int64_t file_offset);
 /* Bytes that the process may use: the smallest of RLIMIT_DATA, RLIMIT_AS, the cgroup's limit

@@ -550,5 +550,6 @@ void step_shape(const schedule *s, const program *p, size_t n, int64_t rows, op_
         out->out[i] = ref_format(s, p, e->out[i], rows);
         if (out->backward && e->out[i] == REF_NONE)
             out->out[i] = ref_format(s, p, e->gout[i], rows);
+        if (out->backward && e->gout[i] != REF_NONE) out->gouts |= 1u << i;
     }
 }

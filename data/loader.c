@@ -52,6 +52,8 @@ struct loader {
     size_t first_capacity;
     int64_t epochs, steps;
     int64_t bins, tokens, longest_batch, group_tokens, group_documents;
+    int64_t measured; /* micro-batches whose load is summed in: */
+    loader_load load;
 
     worker *worker;
     slot slots[SLOTS];
@@ -178,6 +180,14 @@ static int64_t micro_of(const loader *l, int64_t group, int64_t a) {
     return m < l->plan.micro_count ? m : -1;
 }
 
+/* Adds a document to what the first epoch's micro-batches hold. */
+static void add_load(loader *l, int32_t row) {
+    double n = row_length(l, row);
+    l->load.tokens += n;
+    l->load.pairs += n * (n + 1) / 2;
+    l->load.targets += (double)row_set_targets(l->rows, row);
+}
+
 /* Notes the sizes of the planned epoch's first `groups` groups. */
 static void measure(loader *l, int64_t groups) {
     const epoch_plan *p = &l->plan;
@@ -188,6 +198,9 @@ static void measure(loader *l, int64_t groups) {
             if (m < 0) break;
             for (int64_t i = p->start[m]; i < p->start[m + 1]; i++)
                 batch += row_length(l, p->order[i]);
+            for (int64_t i = p->start[m]; p->epoch == 0 && i < p->start[m + 1]; i++)
+                add_load(l, p->order[i]);
+            l->measured += p->epoch == 0;
             documents += p->start[m + 1] - p->start[m];
             group_tokens += batch;
             l->longest_batch = max_i64(l->longest_batch, batch);
@@ -467,4 +480,9 @@ double loader_fill(const loader *l) {
 
 int64_t loader_longest_batch(const loader *l) {
     return l->longest_batch;
+}
+
+loader_load loader_mean_batch(const loader *l) {
+    double n = (double)l->measured;
+    return (loader_load){l->load.tokens / n, l->load.targets / n, l->load.pairs / n};
 }

@@ -77,6 +77,13 @@ int64_t loader_steps_per_epoch(const loader *l); /* of the first epoch */
 double loader_fill(const loader *l);             /* tokens / capacity over all bins, 0..1 */
 int64_t loader_longest_batch(const loader *l);   /* most tokens in one micro-batch */
 
+/* What a micro-batch of the first epoch holds on average: what predictions of time need.
+ * `pairs` are those of a token and one before it, or itself, in the same document. */
+typedef struct loader_load {
+    double tokens, targets, pairs;
+} loader_load;
+loader_load loader_mean_batch(const loader *l);
+
 /* The next group is `index`. Cheap; used by resume and after a discarded partial group. */
 status loader_seek(loader *l, int64_t index);
 /* The next group, NULL after the last. Valid until the call after the next one. */

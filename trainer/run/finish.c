@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "trainer/model/merge.h"
 #include "trainer/run/plan_text.h"
+#include "trainer/run/profile.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -66,22 +67,6 @@ static json_t *traffic_json(const run *r) {
     return o;
 }
 
-static json_t *profile_json(const run *r) {
-    const engine_profile *p = engine_profile_of(r->s.e);
-    json_t *o = json_object();
-    for (int op = 0; op < OP_COUNT; op++)
-        for (int back = 0; back < 2; back++) {
-            if (!p->calls[op][back]) continue;
-            char name[64];
-            snprintf(name, sizeof name, "%s%s", operation_get((operation)op)->name,
-                     back ? ".backward" : "");
-            json_put(&o, name,
-                     json_pack("{s:I, s:o}", "calls", (json_int_t)p->calls[op][back],
-                               "seconds", metrics_real(p->seconds[op][back])));
-        }
-    return o;
-}
-
 static json_t *summary_json(const run *r) {
     const optimizer_state *o = &r->state.optimizer;
     int accumulation = (int)r->c->gradient_accumulation_steps;
@@ -101,12 +86,12 @@ static json_t *summary_json(const run *r) {
     if (r->samples_after) json_put(&s, "samples_after", json_incref(r->samples_after));
     json_put(&s, "packing_fill", metrics_real(loader_fill(r->l)));
     json_put(&s, "step_seconds_predicted",
-             metrics_real(plan_step_seconds(&r->s, accumulation)));
+             metrics_real(plan_step_cost(&r->s, accumulation).seconds));
     json_put(&s, "step_seconds_measured",
              metrics_real(r->steps_here ? r->seconds / (double)r->steps_here : 0));
     json_put(&s, "plan", plan_json(&r->s, accumulation));
     json_put(&s, "traffic", traffic_json(r));
-    json_put(&s, "profile", profile_json(r));
+    json_put(&s, "profile", profile_json(&r->s));
     if (r->s.b->pattern) {
         int64_t device, host;
         engine_high_water(r->s.e, &device, &host);
@@ -209,7 +194,7 @@ static void print_summary(const json_t *s) {
            number(s, NULL, "steps"), number(s, NULL, "tokens"), number(s, NULL, "targets"),
            seconds, seconds > 0 ? number(s, NULL, "tokens") / seconds : 0,
            number(s, NULL, "skipped_steps"));
-    printf("  a step: %.3f s measured, %.3f s predicted at capacity; bins %.1f %% full\n",
+    printf("  a step: %.3f s measured, %.3f s predicted; bins %.1f %% full\n",
            number(s, NULL, "step_seconds_measured"), number(s, NULL, "step_seconds_predicted"),
            100 * number(s, NULL, "packing_fill"));
     printf("  memory planned: %s on the device, %s on the host\n",
@@ -224,21 +209,6 @@ static void print_summary(const json_t *s) {
     fflush(stdout);
 }
 
-static void print_profile(const run *r) {
-    const engine_profile *p = engine_profile_of(r->s.e);
-    double total = 0;
-    for (int op = 0; op < OP_COUNT; op++) total += p->seconds[op][0] + p->seconds[op][1];
-    printf("\n  %-20s %9s %10s %7s %9s %10s %7s\n", "operation", "forward", "s", "%",
-           "backward", "s", "%");
-    for (int op = 0; op < OP_COUNT; op++) {
-        if (!p->calls[op][0] && !p->calls[op][1]) continue;
-        printf("  %-20s %9lld %10.3f %7.1f %9lld %10.3f %7.1f\n",
-               operation_get((operation)op)->name, (long long)p->calls[op][0],
-               p->seconds[op][0], 100 * p->seconds[op][0] / total, (long long)p->calls[op][1],
-               p->seconds[op][1], 100 * p->seconds[op][1] / total);
-    }
-}
-
 status finish_run(run *r, bool profile) {
     TRY(write_result(r));
     json_t *s = summary_json(r);
@@ -247,7 +217,7 @@ status finish_run(run *r, bool profile) {
     status result = text && path ? file_write_all(path, text, strlen(text))
                                  : status_fail(STATUS_MEMORY, "out of memory for the summary");
     if (result == STATUS_OK) print_summary(s);
-    if (result == STATUS_OK && profile) print_profile(r);
+    if (result == STATUS_OK && profile) profile_print(&r->s, r->seconds);
     mem_free(path);
     mem_free(text);
     json_decref(s);

@@ -20,29 +20,24 @@ static const program_plan *planned(const session *s, session_program p) {
     return s->index[p] < 0 ? NULL : &s->plan->programs[s->index[p]];
 }
 
-static double sum_programs(const session *s, int accumulation,
-                           double (*value)(const program_plan *)) {
-    double total = 0;
-    for (int p = 0; p < SESSION_PROGRAMS; p++) {
-        const program_plan *q = planned(s, (session_program)p);
-        if (!q || p == PROGRAM_EVALUATE || p == PROGRAM_GENERATE) continue;
-        total += value(q) * (p == PROGRAM_TRAIN ? accumulation : 1);
+plan_cost plan_step_cost(const session *s, int accumulation) {
+    static const session_program of_a_step[] = {PROGRAM_TRAIN, PROGRAM_NORM, PROGRAM_UPDATE};
+    const session_request *r = &s->request;
+    plan_cost total = {0};
+    for (size_t i = 0; i < sizeof of_a_step / sizeof *of_a_step; i++) {
+        session_program p = of_a_step[i];
+        const program_plan *q = planned(s, p);
+        if (!q) continue;
+        bool train = p == PROGRAM_TRAIN;
+        int64_t rows = train && r->expected_rows ? r->expected_rows : q->program->capacity;
+        plan_cost c =
+            plan_cost_of(s->plan, s->index[p], rows, train ? r->expected : (op_load){0});
+        int times = train ? accumulation : 1;
+        total.flops += times * c.flops;
+        total.bytes += times * c.bytes;
+        total.seconds += times * c.seconds;
     }
     return total;
-}
-
-static double flops_of(const program_plan *q) {
-    return q->flops;
-}
-static double seconds_of(const program_plan *q) {
-    return q->seconds;
-}
-
-double plan_step_flops(const session *s, int accumulation) {
-    return sum_programs(s, accumulation, flops_of);
-}
-double plan_step_seconds(const session *s, int accumulation) {
-    return sum_programs(s, accumulation, seconds_of);
 }
 
 int64_t plan_checkpoint_bytes(const session *s) {
@@ -65,6 +60,7 @@ static const char *const base_names[] = {"auto", "resident", "host", "disk"};
 
 json_t *plan_json(const session *s, int accumulation) {
     const plan *p = s->plan;
+    plan_cost step = plan_step_cost(s, accumulation);
     json_t *o = json_object(), *classes = json_object();
     for (int c = 0; c < MEM_CLASS_COUNT; c++) {
         if (!p->class_device[c] && !p->class_host[c] && !p->class_disk[c]) continue;
@@ -88,8 +84,8 @@ json_t *plan_json(const session *s, int accumulation) {
     json_put(&o, "checkpoint_bytes", json_integer(plan_checkpoint_bytes(s)));
     json_put(&o, "kept_checkpoints", json_integer(s->c->save_total_limit));
     json_put(&o, "result_bytes", json_integer(plan_result_bytes(s)));
-    json_put(&o, "step_flops", json_real(plan_step_flops(s, accumulation)));
-    json_put(&o, "step_seconds", json_real(plan_step_seconds(s, accumulation)));
+    json_put(&o, "step_flops", json_real(step.flops));
+    json_put(&o, "step_seconds", json_real(step.seconds));
     json_put(&o, "gemm_flops_per_second", json_real(s->rates.gemm_flops));
     json_put(&o, "copy_bytes_per_second", json_real(s->rates.copy_bytes));
     const program_plan *t = planned(s, PROGRAM_TRAIN), *u = planned(s, PROGRAM_UPDATE);
@@ -116,6 +112,7 @@ static bool add(char **text, const char *line) {
 
 char *plan_text(const session *s, int accumulation) {
     const plan *p = s->plan;
+    plan_cost step = plan_step_cost(s, accumulation);
     char *text = mem_strdup(""), line[256], a[BYTES_TEXT], b[BYTES_TEXT], d[BYTES_TEXT];
     snprintf(line, sizeof line,
              "plan: %s, activations %s%s, base %s, optimizer %s, %lld tokens a micro-step, %d "
@@ -148,7 +145,7 @@ char *plan_text(const session *s, int accumulation) {
     }
     snprintf(line, sizeof line,
              "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s measured)",
-             plan_step_flops(s, accumulation) / 1e9, plan_step_seconds(s, accumulation),
+             step.flops / 1e9, step.seconds,
              s->rates.gemm_flops / 1e9, s->rates.copy_bytes / 1e9);
     ok = ok && add(&text, line);
     const program_plan *t = planned(s, PROGRAM_TRAIN), *u = planned(s, PROGRAM_UPDATE);

@@ -15,9 +15,9 @@ json_t *plan_json(const session *s, int accumulation);
 int64_t plan_checkpoint_bytes(const session *s);
 int64_t plan_result_bytes(const session *s);
 
-/* FLOPs and predicted seconds of one optimizer step at capacity. */
-double plan_step_flops(const session *s, int accumulation);
-double plan_step_seconds(const session *s, int accumulation);
+/* FLOPs, bytes and predicted seconds of one optimizer step, of micro-batches as they are
+ * expected (session_request). */
+plan_cost plan_step_cost(const session *s, int accumulation);
 
 /* "1.50 GiB", "12.0 MiB" */
 enum { BYTES_TEXT = 24 };

@@ -31,6 +31,8 @@ typedef struct session_request {
     bool pattern;      /* fill the arenas with a pattern, to observe the high-water mark */
     unsigned programs; /* bit per session_program */
     int64_t train_capacity, evaluate_capacity; /* rows */
+    int64_t expected_rows; /* of a training micro-batch, for predictions; 0: the capacity */
+    op_load expected;      /* what it holds */
     generate_shape generate;
 } session_request;
 

@@ -36,12 +36,22 @@ void step_inputs(run_input in[TRAIN_INPUTS], const micro_batch *m, const float *
     in[INPUT_WEIGHTS] = (run_input){weights, weights ? m->tokens : 0, 0};
 }
 
+op_load step_load(const micro_batch *m) {
+    op_load load = {.targets = m->target_count};
+    for (int64_t d = 0; d < m->documents; d++) {
+        double n = (double)(m->starts[d + 1] - m->starts[d]);
+        load.pairs += n * (n + 1) / 2;
+    }
+    return load;
+}
+
 static status run_micro(stepper *p, const micro_batch *m, float weight, uint64_t number) {
     for (int64_t i = 0; i < m->tokens; i++) p->weights[i] = m->targets[i] >= 0 ? weight : 0;
     run_input in[TRAIN_INPUTS];
     step_inputs(in, m, p->weights);
     run_args args = {.rows = m->tokens,
                      .documents = m->documents,
+                     .load = step_load(m),
                      .seed = (uint64_t)p->s->c->seed,
                      .micro = number,
                      .inputs = in};

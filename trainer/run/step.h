@@ -46,6 +46,8 @@ enum { DIVERGED_AFTER = 5 };
 status stepper_run(stepper *p, const batch_group *g, optimizer_state *o,
                    bool (*interrupted)(void), step_result *out);
 
+/* What a micro-batch holds, for the profile. */
+op_load step_load(const micro_batch *m);
 /* Fills the inputs that training and evaluation share from one micro-batch. */
 void step_inputs(run_input in[TRAIN_INPUTS], const micro_batch *m, const float *weights);
 

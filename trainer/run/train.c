@@ -49,6 +49,9 @@ static status plan_capacities(run *r) {
     session_request *q = &r->s.request;
     const row_set *held_out = corpus_held_out(&r->rows);
     q->train_capacity = round_up_i64(loader_longest_batch(r->l), 64);
+    loader_load mean = loader_mean_batch(r->l);
+    q->expected_rows = round_up_i64((int64_t)mean.tokens, 64);
+    q->expected = (op_load){mean.pairs, (int64_t)mean.targets};
     if (held_out) {
         loader_options options = corpus_eval_options(r->c);
         loader *l;

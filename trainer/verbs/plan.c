@@ -45,7 +45,7 @@ static status print_plan(run *r, const command *c) {
     else
         text = plan_text(&r->s, accumulation);
     if (!text && !o) return STATUS_MEMORY;
-    double step_seconds = plan_step_seconds(&r->s, accumulation);
+    double step_seconds = plan_step_cost(&r->s, accumulation).seconds;
     int64_t longest = largest_sequence(r);
     if (o) {
         json_put(&o, "steps", json_integer(r->total_steps));
