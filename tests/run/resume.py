@@ -83,6 +83,21 @@ class Resume(nibble.Case):
                          [m for m in lines if "eval_loss" in m])
         self.assertEqual(nibble.summary(self.path("out"))["held_out_after"], after)
 
+    def test_row17_other_threads(self):
+        """Another number of threads: the run goes on, what differs is said, and what was
+        measured before the first step is still there."""
+        self.prepare(max_steps=6, val_set_size=4, generate_samples=True, num_generation_samples=2)
+        self.job("--threads", 1, "--quiet")
+        want = nibble.summary(self.path("out"))
+        r = self.job("--threads", 2, "output_dir=two",
+                     "resume_from_checkpoint=" + self.path(self.checkpoint(3)))
+        self.assertIn("threads: 2, in the checkpoint threads: 1", r.err)
+        self.assertNotIn("compute:", r.err)  # what is equal is not listed
+        got = nibble.summary(self.path("two"))
+        for key in "held_out_before", "samples_before":
+            self.assertEqual(got[key], want[key], key)
+        self.assertEqual(got["steps"], want["steps"])
+
     def test_newest_is_broken(self):
         """The one before is taken, loudly."""
         self.prepare()

@@ -82,7 +82,7 @@ static json_t *summary_json(const run *r) {
              r->resumed_from >= 0 ? json_integer(r->resumed_from) : json_null());
     json_put(&s, "held_out_before", evaluation_json(&r->before));
     json_put(&s, "held_out_after", evaluation_json(&r->after));
-    if (r->samples_before) json_put(&s, "samples_before", json_incref(r->samples_before));
+    if (r->state.samples_before) json_put(&s, "samples_before", json_incref(r->state.samples_before));
     if (r->samples_after) json_put(&s, "samples_after", json_incref(r->samples_after));
     json_put(&s, "packing_fill", metrics_real(loader_fill(r->l)));
     json_put(&s, "step_seconds_predicted",

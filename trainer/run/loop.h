@@ -22,7 +22,7 @@ struct run {
     int64_t resumed_from;                   /* -1: begun anew */
     evaluation before, after;               /* of the held-out rows; targets 0: not done */
     int64_t evaluated_at;                   /* step of `after` */
-    json_t *samples_before, *samples_after; /* list of {prompt, answer}; NULL: none */
+    json_t *samples_after; /* list of {prompt, answer}; NULL: none */
     double last_loss, seconds;              /* of this session's steps */
     int64_t steps_here, tokens_here;
     int64_t save_retry_at; /* a save failed: try again at this step; -1 */

@@ -203,8 +203,12 @@ status session_load(session *s) {
 void session_fingerprint(const session *s, char *text, size_t bytes) {
     char device[512];
     s->b->table->describe(s->b, device, sizeof device);
-    snprintf(text, bytes, "%s; threads %d; compute %s; gemm table none", device, s->b->threads,
-             dtype_name(s->compute));
+    size_t at = 0;
+    for (char *line = strtok(device, "\n"); line && at < bytes; line = strtok(NULL, "\n"))
+        at += (size_t)snprintf(text + at, bytes - at, "%s; ", line);
+    if (at < bytes)
+        snprintf(text + at, bytes - at, "compute: %s; gemm table: none",
+                 dtype_name(s->compute));
 }
 
 /* The file and its manifest (and lock). */

@@ -56,7 +56,7 @@ static json_t *counters(const run_state *r, const run_identity *id) {
     const optimizer_state *o = &r->optimizer;
     return json_pack(
         "{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:f, "
-        "s:I, s:s, s:O, s:s, s:s, s:s}",
+        "s:I, s:O?, s:s, s:O, s:s, s:s, s:s}",
         "step", (json_int_t)o->step, "adam_t", (json_int_t)o->adam_t, "skipped",
         (json_int_t)o->skipped, "skipped_in_row", o->skipped_in_row, "loss_scale",
         o->loss_scale, "good_in_row", (json_int_t)o->good_in_row, "cursor",
@@ -65,9 +65,9 @@ static json_t *counters(const run_state *r, const run_identity *id) {
         "best_eval_step", (json_int_t)r->best_eval_step, "evals_without_gain",
         (json_int_t)r->evals_without_gain, "watchdog_in_row", (json_int_t)r->watchdog_in_row,
         "seconds", r->seconds, "has_best_eval", (int)isfinite(r->best_eval), "before_loss",
-        r->before_loss, "before_targets", (json_int_t)r->before_targets, "config", id->config,
-        "base", id->base, "data", id->data, "fingerprint", id->fingerprint, "template_date",
-        id->template_date);
+        r->before_loss, "before_targets", (json_int_t)r->before_targets, "samples_before",
+        r->samples_before, "config", id->config, "base", id->base, "data", id->data,
+        "fingerprint", id->fingerprint, "template_date", id->template_date);
 }
 
 status state_save(session *s, const run_state *r, const run_identity *id,
@@ -124,6 +124,8 @@ static status read_counters(run_state *r, const json_t *c, const char *where) {
     TRY(json_get_real(c, "before_loss", &r->before_loss, where, STATUS_MODEL));
     TRY(json_get_int(c, "before_targets", &r->before_targets, where, STATUS_MODEL));
     TRY(json_get_real(c, "seconds", &r->seconds, where, STATUS_MODEL));
+    const json_t *samples = json_object_get(c, "samples_before");
+    if (json_is_array(samples)) r->samples_before = json_incref((json_t *)samples);
     if (!has_best) r->best_eval = INFINITY;
     return STATUS_OK;
 }
@@ -156,6 +158,42 @@ static status load_tensor(session *s, parameter_id id, const checkpoint *c) {
     return r;
 }
 
+/* "threads: 2" from "...; threads: 2; ...": the part that begins like `part` up to its colon. */
+static size_t find_part(const char *text, const char *part, const char **found) {
+    size_t key = strcspn(part, ":;") + 1;
+    for (const char *p = text; *p; p += strspn(p, "; ")) {
+        size_t n = strcspn(p, ";");
+        *found = p;
+        if (n >= key && !strncmp(p, part, key)) return n;
+        p += n;
+    }
+    return 0;
+}
+
+/* Says what differs, part by part. */
+static status compare_fingerprints(const char *then, const char *now) {
+    if (!strcmp(then, now)) return STATUS_OK;
+    char *text = mem_strdup("");
+    for (const char *p = now; text && *p; p += strspn(p, "; ")) {
+        const char *old = "";
+        size_t n = strcspn(p, ";"), m = find_part(then, p, &old);
+        if (m != n || memcmp(p, old, n)) {
+            char *more = mem_printf("%s\n  %.*s, in the checkpoint %.*s", text, (int)n, p,
+                                    m ? (int)m : 7, m ? old : "nothing");
+            mem_free(text);
+            text = more;
+        }
+        p += n;
+    }
+    if (!text) return STATUS_MEMORY;
+    log_warn(
+        "this is not the machine or the set-up of the checkpoint: the run goes on, but not "
+        "bit for bit. What differs:%s",
+        text);
+    mem_free(text);
+    return STATUS_OK;
+}
+
 status state_load(session *s, run_state *r, const run_identity *id, const checkpoint *c) {
     const char *data = "", *fingerprint = "";
     const json_t *base = json_object_get(c->content, "base");
@@ -175,10 +213,5 @@ status state_load(session *s, run_state *r, const run_identity *id, const checkp
             if (part_of(t, k) >= 0) TRY(load_tensor(s, part_of(t, k), c));
     }
     TRY(masters_round(s->d, s->e));
-    if (strcmp(fingerprint, id->fingerprint))
-        log_warn("this is not the machine or the set-up of the checkpoint, so the run goes on "
-                 "but not bit "
-                 "for bit: then \"%s\", now \"%s\"",
-                 fingerprint, id->fingerprint);
-    return STATUS_OK;
+    return compare_fingerprints(fingerprint, id->fingerprint);
 }

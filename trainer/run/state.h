@@ -19,6 +19,7 @@ typedef struct run_state {
     int64_t watchdog_in_row;
     double before_loss;     /* of the held-out rows before the first step */
     int64_t before_targets; /* 0: not evaluated */
+    json_t *samples_before; /* list of {prompt, answer}, owned; NULL: none were asked for */
     double seconds;         /* of training, over all sessions of the run */
 } run_state;
 

@@ -88,7 +88,7 @@ void train_close(run *r) {
     checkpoint_close(&r->from);
     stepper_close(&r->stepper);
     metrics_close(&r->metrics);
-    json_decref(r->samples_before);
+    json_decref(r->state.samples_before);
     json_decref(r->samples_after);
     loader_close(r->l);
     corpus_close(&r->rows);
@@ -158,7 +158,7 @@ static status begin(run *r) {
     status s = loop_evaluate(r, &r->before);
     r->state.before_loss = r->before.loss;
     r->state.before_targets = r->before.targets;
-    if (s == STATUS_OK) s = sample_collect(r, &r->samples_before);
+    if (s == STATUS_OK) s = sample_collect(r, &r->state.samples_before);
     if (s == STATUS_INTERRUPTED)
         return status_fail(s,
                            "interrupted by %s before the first step: nothing to save yet; the "
