@@ -23,7 +23,7 @@ status dataset_token_names(const dataset_options *o, token_names *out) {
     return STATUS_OK;
 }
 
-static status choose_kind(const dataset_source *s, source_kind *out) {
+status source_kind_of(const char *type, source_kind *out) {
     static const struct {
         const char *type;
         source_kind kind;
@@ -31,20 +31,40 @@ static status choose_kind(const dataset_source *s, source_kind *out) {
                  {"text", KIND_COMPLETION},    {"pretrain", KIND_COMPLETION},
                  {"chat_template", KIND_CHAT}, {"sharegpt", KIND_CHAT},
                  {"chat", KIND_CHAT},          {"input_output", KIND_SEGMENTS}};
-    const char *type = s->type ? s->type : "";
+    if (!type) type = "";
     *out = KIND_PROMPT;
-    if (s->custom_prompt || prompt_is_type(type)) return STATUS_OK;
+    if (prompt_is_type(type)) return STATUS_OK;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(kinds[i].type, type)) {
             *out = kinds[i].kind;
             return STATUS_OK;
         }
-    return status_fail(
-        STATUS_USAGE,
-        "datasets: the type `%s` is not supported; there are chat_template, alpaca, "
-        "completion, input_output, an empty type for rows with input_ids, and "
-        "formats of one's own (type: with field_instruction, format ...)",
-        type);
+    return status_fail(STATUS_USAGE,
+                       "\"%.60s\" does not exist here; there are chat_template, alpaca, "
+                       "completion, input_output, an empty type for rows with input_ids, and "
+                       "formats of one's own (type: with field_instruction, format ...)",
+                       type);
+}
+
+status source_format(const char *ds_type, record_format *out) {
+    static const struct {
+        const char *name;
+        record_format format;
+    } names[] = {{"json", RECORD_JSON},
+                 {"text", RECORD_LINES},
+                 {"paragraphs", RECORD_PARAGRAPHS},
+                 {"document", RECORD_WHOLE}};
+    *out = RECORD_AUTO;
+    if (!ds_type) return STATUS_OK;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i].name, ds_type)) {
+            *out = names[i].format;
+            return STATUS_OK;
+        }
+    return status_fail(STATUS_USAGE,
+                       "\"%.60s\" is not read here; there are json, text (a row a line), "
+                       "paragraphs and document",
+                       ds_type);
 }
 
 static status open_chat(row_maker *m) {
@@ -67,7 +87,8 @@ void row_maker_close(row_maker *m) {
 
 static status maker_open_parts(row_maker *m) {
     const char *type = m->source->custom_prompt ? NULL : m->source->type;
-    TRY(choose_kind(m->source, &m->kind));
+    m->kind = KIND_PROMPT;
+    if (!m->source->custom_prompt) TRY(source_kind_of(type, &m->kind));
     if (m->kind != KIND_TOKENIZED && !m->options->tokenizer)
         return status_fail(STATUS_INTERNAL, "a dataset of text needs a tokenizer");
     TRY(dataset_token_names(m->options, &m->names));

@@ -35,6 +35,10 @@ typedef struct row_encoder {
     conversation messages;
 } row_encoder;
 
+/* What `type:` and `ds_type:` (NULL is fine) mean; STATUS_USAGE with the list of what there is. */
+status source_kind_of(const char *type, source_kind *out);
+status source_format(const char *ds_type, record_format *out);
+
 /* STATUS_USAGE for a type or special token that is not known, STATUS_MODEL for a template. */
 status row_maker_open(row_maker *m, const dataset_source *source, const dataset_options *o);
 void row_maker_close(row_maker *m);

@@ -34,27 +34,6 @@ typedef struct batch {
     int count;
 } batch;
 
-static status choose_format(const dataset_source *s, record_format *out) {
-    static const struct {
-        const char *name;
-        record_format format;
-    } names[] = {{"json", RECORD_JSON},
-                 {"text", RECORD_LINES},
-                 {"paragraphs", RECORD_PARAGRAPHS},
-                 {"document", RECORD_WHOLE}};
-    *out = RECORD_AUTO;
-    if (!s->ds_type) return STATUS_OK;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strcmp(names[i].name, s->ds_type)) {
-            *out = names[i].format;
-            return STATUS_OK;
-        }
-    return status_fail(STATUS_USAGE,
-                       "%s: ds_type `%s` is not read here; there are json, text (a row "
-                       "a line), paragraphs and document",
-                       s->path, s->ds_type);
-}
-
 /* ---- batches ---- */
 
 static void swap_lists(id_list *a, id_list *b) {
@@ -274,7 +253,7 @@ static status read_file(source_reader *r, const char *path) {
 static status reader_open(source_reader *r, const dataset_source *source,
                           const dataset_options *o) {
     TRY(row_maker_open(&r->maker, source, o));
-    TRY(choose_format(source, &r->format));
+    TRY(source_format(source->ds_type, &r->format));
     TRY(files_find(&r->files, source->path, source->name, source->files, source->file_count,
                    source->split));
     TRY(select_rows(source, &r->files, r->format, &r->selection));

@@ -141,7 +141,7 @@ static void test_formats_of_ones_own(void **state) {
     s.prompt.format = NULL;
     expect_failure("{}", s, &o, STATUS_USAGE, "needs `format:`");
     s = (dataset_source){.type = "alpacca"};
-    expect_failure("{}", s, &o, STATUS_USAGE, "`alpacca` is not supported");
+    expect_failure("{}", s, &o, STATUS_USAGE, "\"alpacca\" does not exist here");
 }
 
 static void test_completion(void **state) {

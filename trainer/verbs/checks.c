@@ -3,7 +3,7 @@
 #include "trainer/verbs/checks.h"
 
 #include "common/alloc.h"
-#include "data/prompts.h"
+#include "data/row_maker.h"
 #include "data/split.h"
 #include "data/template.h"
 #include "trainer/verbs/values.h"
@@ -235,33 +235,28 @@ static status fold_mapping(context *x, config_map *map, const char *property, co
     return STATUS_OK;
 }
 
+/* Refuses with the data layer's reason. */
+static status refuse_as_data(context *x, const char *key, status s) {
+    if (s == STATUS_OK) return STATUS_OK;
+    char why[512];
+    snprintf(why, sizeof why, "%s", status_message());
+    return refuse(x, key, "%s", why);
+}
+
 /* What the data layer would refuse too, but only after the model was looked at. */
 static status check_type(context *x, const dataset_config *d) {
-    const char *others = "completion|text|pretrain|chat_template|sharegpt|chat|input_output";
-    if (d->type && !prompt_is_type(d->type) && value_choice(d->type, others) < 0)
-        return refuse(
-            x, "type",
-            "\"%.60s\" does not exist here; there are chat_template, alpaca, completion, "
-            "input_output, nothing for rows with input_ids, or a map with format and "
-            "field_instruction",
-            d->type);
+    source_kind kind;
+    record_format format;
+    TRY(refuse_as_data(x, "type", source_kind_of(d->type, &kind)));
     if (d->type_is_mapping && !d->prompt.format)
         return refuse(x, "type",
                       "a prompt of one's own needs format, with {instruction} in it");
-    if (d->ds_type && value_choice(d->ds_type, "json|text|paragraphs|document") < 0)
-        return refuse(
-            x, "ds_type",
-            "\"%.60s\" is not read here; there are json, text, paragraphs and document",
-            d->ds_type);
-    return STATUS_OK;
+    return refuse_as_data(x, "ds_type", source_format(d->ds_type, &format));
 }
 
 static status check_split(context *x, const dataset_config *d) {
     row_split split;
-    if (split_parse(&split, d->split) == STATUS_OK) return STATUS_OK;
-    char why[512];
-    snprintf(why, sizeof why, "%s", status_message());
-    return refuse(x, "split", "%s", why);
+    return refuse_as_data(x, "split", split_parse(&split, d->split));
 }
 
 static status check_template(context *x, const char *name) {
