@@ -15,6 +15,7 @@ const char *mem_class_name(mem_class c) {
 
 void parameter_table_init(parameter_table *t, int64_t alignment) {
     memset(t, 0, sizeof *t);
+    for (int c = 0; c < MEM_CLASS_COUNT; c++) t->last[c] = -1;
     t->alignment = alignment;
 }
 
@@ -25,17 +26,26 @@ void parameter_table_free(parameter_table *t) {
     memset(t, 0, sizeof *t);
 }
 
+/* Layers come in order, so that the page is the class's last one or a new one; what comes out
+ * of order is looked for. */
+static int32_t find_page(const parameter_table *t, mem_class class, int32_t group) {
+    int32_t last = t->last[class];
+    if (last < 0 || t->pages[last].group < group) return -1;
+    if (t->pages[last].group == group) return last;
+    for (int32_t i = (int32_t)t->page_count; i-- > 0;)
+        if (t->pages[i].class == class && t->pages[i].group == group) return i;
+    return -1;
+}
+
 static status page_of(parameter_table *t, mem_class class, int32_t group, int32_t *out) {
-    for (size_t i = t->page_count; i-- > 0;) /* newest first: layers are added in order */
-        if (t->pages[i].class == class && t->pages[i].group == group) {
-            *out = (int32_t)i;
-            return STATUS_OK;
-        }
+    if ((*out = find_page(t, class, group)) >= 0) return STATUS_OK;
     if (mem_grow(&t->pages, &t->page_capacity, t->page_count + 1, sizeof *t->pages, "pages"))
         return STATUS_MEMORY;
     t->pages[t->page_count] = (page){.class = class, .group = group};
     t->pages[t->page_count].written = class == MEM_OPTIMIZER;
     *out = (int32_t)t->page_count++;
+    int32_t *last = &t->last[class];
+    if (*last < 0 || t->pages[*last].group < group) *last = *out;
     return STATUS_OK;
 }
 

@@ -51,6 +51,7 @@ typedef struct parameter_table {
     size_t count, capacity;
     page *pages;
     size_t page_count, page_capacity;
+    int32_t last[MEM_CLASS_COUNT]; /* the class's page of the highest group; -1: none */
     int64_t alignment; /* of every parameter in its page, a power of two */
 } parameter_table;
 

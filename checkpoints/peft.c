@@ -196,14 +196,14 @@ static status resolve(const peft_adapter *p, peft_module *m, const char *path) {
     const json_t *rank, *alpha;
     TRY(find_pattern(json_object_get(p->json, "rank_pattern"), m->name, path, &rank));
     TRY(find_pattern(json_object_get(p->json, "alpha_pattern"), m->name, path, &alpha));
-    int64_t r = rank ? (int64_t)json_number_value(rank) : p->config.r;
-    if (r != m->rank)
+    double r = rank ? json_number_value(rank) : (double)p->config.r; /* any number, 1e19 too */
+    if (r != (double)m->rank)
         return status_fail(STATUS_MODEL,
-                           "%s: module \"%.200s\": the file has rank %lld, %s says %lld",
+                           "%s: module \"%.200s\": the file has rank %lld, %s says %g",
                            p->weights.file.path, m->name, (long long)m->rank,
-                           rank ? "rank_pattern" : "\"r\"", (long long)r);
+                           rank ? "rank_pattern" : "\"r\"", r);
     m->alpha = alpha ? json_number_value(alpha) : p->config.alpha;
-    m->scale = m->alpha / (p->config.rslora ? sqrt((double)r) : (double)r);
+    m->scale = m->alpha / (p->config.rslora ? sqrt(r) : r);
     bool targeted = !p->config.targets;
     for (size_t i = 0; i < p->config.target_count && !targeted; i++)
         targeted = ends_in(m->name, p->config.targets[i]);

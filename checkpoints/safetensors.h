@@ -35,7 +35,7 @@ typedef struct safetensors {
     int64_t *shapes;
     json_t *header;         /* owns the names */
     const json_t *metadata; /* "__metadata__", strings only; NULL when absent */
-    int64_t header_bytes;
+    int64_t header_bytes; /* with the length in front of it */
 } safetensors;
 
 /* Opens and checks. STATUS_MODEL: missing file, Git-LFS pointer, malformed header; the message

@@ -22,8 +22,8 @@ typedef enum status {
     STATUS_INTERRUPTED = 75, /* a signal asked to stop; what could be saved is saved */
 } status;
 
-/* Sets this thread's message (printf format, at most 4,095 bytes, no trailing newline) and
- * returns `code`. A newer failure replaces the older message. */
+/* Sets this thread's message (printf format, at most 4,095 bytes; control characters in it
+ * become spaces) and returns `code`. A newer failure replaces the older message. */
 status status_fail(status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Puts "prefix: " before this thread's message, for a caller that knows the file or the row.

@@ -14,10 +14,11 @@ typedef struct text_buffer {
     size_t bytes, capacity;
 } text_buffer;
 
-/* Room for `more` bytes after the present ones. */
+/* Room for `more` bytes after the present ones, and one: a text that was written to is never
+ * NULL, an empty one neither. */
 static inline status text_reserve(text_buffer *b, size_t more) {
-    return mem_grow(&b->data, &b->capacity, b->bytes + more, 1, "text") ? STATUS_MEMORY
-                                                                        : STATUS_OK;
+    return mem_grow(&b->data, &b->capacity, b->bytes + more + 1, 1, "text") ? STATUS_MEMORY
+                                                                            : STATUS_OK;
 }
 
 static inline status text_append(text_buffer *b, const char *text, size_t bytes) {

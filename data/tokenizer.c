@@ -116,6 +116,16 @@ static status read_pipeline(tokenizer *t, const json_t *json) {
     return bpe_open(&t->model, model, pretokenizer_gives_bytes(t->pretokenizer));
 }
 
+/* Ids that the post-processor adds are written into the file apart from the vocabulary. */
+static status check_added_ids(const tokenizer *t, const id_list *ids) {
+    for (size_t i = 0; i < ids->count; i++)
+        if (!tokenizer_token(t, ids->items[i]))
+            return status_fail(STATUS_MODEL,
+                               "post_processor: adds the id %d, which is not in the vocabulary",
+                               ids->items[i]);
+    return STATUS_OK;
+}
+
 static status seal_tokens(tokenizer *t) {
     workspace *w;
     TRY(workspace_take(t, &w));
@@ -131,7 +141,8 @@ static status seal_tokens(tokenizer *t) {
     bpe_seal(t->model);
     for (int i = 0; i < ROLES; i++)
         t->special[i] = t->config.special[i] ? tokenizer_id(t, t->config.special[i]) : -1;
-    return STATUS_OK;
+    TRY(check_added_ids(t, &t->post.before));
+    return check_added_ids(t, &t->post.after);
 }
 
 static status read_json(tokenizer *t, const char *path) {
