@@ -154,6 +154,15 @@ static json_t *describe(const cache_writer *w, hash128 quick, const json_t *meta
     return NULL;
 }
 
+/* No data without a manifest, after a failure. The cause's message stays. */
+static void take_back(const cache_writer *w, const char *manifest_file) {
+    char cause[2048];
+    snprintf(cause, sizeof cause, "%s", status_message());
+    file_unlink(manifest_file);
+    file_unlink(w->path);
+    status_set(STATUS_IO, cause);
+}
+
 static status commit(cache_writer *w, const json_t *metadata, const char *manifest_file) {
     hash128 whole = {0, 0}, quick = {0, 0};
     file f;
@@ -170,11 +179,13 @@ static status commit(cache_writer *w, const json_t *metadata, const char *manife
     const char *slash = strrchr(w->path, '/');
     s = file_unlink(manifest_file); /* of an older cache, whose data goes now */
     if (s == STATUS_OK) s = file_rename(w->temporary, w->path);
+    bool named = s == STATUS_OK;
     if (s == STATUS_OK) s = file_sync_parent(w->path);
     if (s == STATUS_OK)
         s = manifest_write(manifest_file, FORMAT, CACHE_VERSION, slash ? slash + 1 : w->path,
                            size, whole, more);
     json_decref(more);
+    if (s != STATUS_OK && named) take_back(w, manifest_file);
     return s;
 }
 

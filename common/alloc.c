@@ -12,7 +12,7 @@
 enum { HEADER = 64 }; /* bytes; keeps the user's block 64-byte aligned */
 
 static atomic_size_t used, peak, blocks;
-static atomic_ullong count, fail_at;
+static atomic_ullong count, failures, fail_at;
 static atomic_int fail_always, environment_read;
 
 static void read_environment(void) {
@@ -39,6 +39,7 @@ static void *raw_alloc(size_t bytes, int zero, const char *what) {
     void *raw = NULL;
     if (bytes > SIZE_MAX - 2 * HEADER || should_fail() ||
         posix_memalign(&raw, HEADER, bytes + HEADER) != 0) {
+        atomic_fetch_add(&failures, 1);
         status_fail(STATUS_MEMORY, "out of memory: %zu bytes for %s", bytes, what);
         return NULL;
     }
@@ -135,6 +136,9 @@ size_t mem_blocks(void) {
 }
 uint64_t mem_count(void) {
     return atomic_load(&count);
+}
+uint64_t mem_failures(void) {
+    return atomic_load(&failures);
 }
 
 void mem_fail_at(uint64_t k, int from_then_on) {

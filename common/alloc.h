@@ -41,7 +41,9 @@ size_t mem_blocks(void);
 /* Test hook: the k-th allocation from now fails (k from 1), once or from then on; 0 = never.
  * Also read from NIBBLE_ALLOC_FAULT="k[:always]" at the first allocation. */
 void mem_fail_at(uint64_t k, int from_then_on);
-/* How many allocations were asked for so far. */
+/* How many allocations were asked for so far, and how many of them failed: what tells a plan
+ * that does not fit (STATUS_MEMORY too) from one that there was no memory to make. */
 uint64_t mem_count(void);
+uint64_t mem_failures(void);
 
 #endif

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -290,6 +291,12 @@ bool file_exists(const char *path) {
     return access(path, F_OK) == 0;
 }
 
+bool file_exists_in(const char *folder, const char *name) {
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    return n < (int)sizeof path && file_exists(path);
+}
+
 bool file_is_directory(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
@@ -379,18 +386,18 @@ char *file_join(const char *folder, const char *name) {
     return mem_printf("%s%s%s", folder, folder[n - 1] == '/' ? "" : "/", name);
 }
 
+/* Needs no memory of ours: it cleans up after those that found none. */
 status file_remove_tree(const char *path) {
     if (!file_is_directory(path)) return file_unlink(path);
-    char **names;
-    size_t count;
-    TRY(file_list(path, &names, &count));
+    DIR *d = opendir(path);
+    if (!d) return status_fail(STATUS_IO, "%s: cannot list: %s", path, strerror(errno));
     status s = STATUS_OK;
-    for (size_t i = 0; i < count && s == STATUS_OK; i++) {
-        char *child = file_join(path, names[i]);
-        s = child ? file_unlink(child) : STATUS_MEMORY;
-        mem_free(child);
-    }
-    file_list_free(names, count);
+    for (struct dirent *e; s == STATUS_OK && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") &&
+            unlinkat(dirfd(d), e->d_name, 0) != 0)
+            s = status_fail(STATUS_IO, "%s/%s: cannot remove: %s", path, e->d_name,
+                            strerror(errno));
+    closedir(d);
     if (s == STATUS_OK && rmdir(path) != 0)
         s = status_fail(STATUS_IO, "%s: cannot remove: %s", path, strerror(errno));
     return s;

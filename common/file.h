@@ -54,6 +54,7 @@ status file_sync_path(const char *path); /* fsync of a file or folder by name */
 status file_sync_parent(const char *path);
 status file_copy(const char *from, const char *to); /* through path.tmp and rename */
 bool file_exists(const char *path);
+bool file_exists_in(const char *folder, const char *name);
 bool file_is_directory(const char *path);
 status file_make_directories(const char *path); /* like mkdir -p */
 /* Bytes a user may still write on the file system that holds `path` (or its nearest parent).

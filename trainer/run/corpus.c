@@ -197,25 +197,30 @@ loader_options corpus_eval_options(const config *c) {
                             .seed = (uint64_t)c->seed};
 }
 
-const char *corpus_guess_type(const char *path) {
+/* The first row of a file. */
+static status read_first(const char *path, json_t **out) {
     record_reader *reader;
     data_record row;
-    json_t *o = NULL;
-    const char *type = "completion";
-    if (records_open(&reader, path, RECORD_AUTO) != STATUS_OK) return type;
-    if (records_next(reader, &row) == STATUS_OK && row.text &&
-        record_parse(path, &row, &o) == STATUS_OK) {
-        if (json_object_get(o, "input_ids"))
-            type = "";
-        else if (json_object_get(o, "messages") || json_object_get(o, "conversations"))
-            type = "chat_template";
-        else if (json_object_get(o, "instruction"))
-            type = "alpaca";
-        else if (json_object_get(o, "segments"))
-            type = "input_output";
-    }
-    json_decref(o);
+    *out = NULL;
+    TRY(records_open(&reader, path, RECORD_AUTO));
+    status s = records_next(reader, &row);
+    if (s == STATUS_OK && row.text) s = record_parse(path, &row, out);
     records_close(reader);
-    status_clear(); /* a broken first row is told by whoever reads the file for good */
-    return type;
+    return s;
+}
+
+status corpus_guess_type(const char *path, const char **type) {
+    json_t *o;
+    *type = "completion"; /* of a broken first row too: who reads the file for good tells */
+    if (read_first(path, &o) == STATUS_MEMORY) return STATUS_MEMORY;
+    if (json_object_get(o, "input_ids"))
+        *type = "";
+    else if (json_object_get(o, "messages") || json_object_get(o, "conversations"))
+        *type = "chat_template";
+    else if (json_object_get(o, "instruction"))
+        *type = "alpaca";
+    else if (json_object_get(o, "segments"))
+        *type = "input_output";
+    json_decref(o);
+    return STATUS_OK;
 }

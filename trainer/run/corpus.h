@@ -27,7 +27,7 @@ void corpus_identity(const row_set *rows, char text[33]);
 
 /* The `type` of a file that nobody described, by what its first row has: messages,
  * instruction, input_ids, segments, else text. */
-const char *corpus_guess_type(const char *path);
+status corpus_guess_type(const char *path, const char **type);
 
 /* Loader options for training, and for evaluation (in order, every row once). */
 loader_options corpus_train_options(const config *c);

@@ -30,13 +30,6 @@ static bool is_ours(const char *name) {
     return false;
 }
 
-static bool holds(const char *folder, const char *name) {
-    char *path = file_join(folder, name);
-    bool there = path && file_exists(path);
-    mem_free(path);
-    return there;
-}
-
 status output_take(output_lock *lock, const char *folder, output_kind *kind) {
     char **names = NULL;
     size_t count = 0;
@@ -55,9 +48,9 @@ status output_take(output_lock *lock, const char *folder, output_kind *kind) {
     file_list_free(names, count);
     TRY(s);
     TRY(output_lock_take(lock, folder));
-    *kind = !found                          ? OUTPUT_FRESH
-            : holds(folder, "summary.json") ? OUTPUT_FINISHED
-                                            : OUTPUT_UNFINISHED;
+    *kind = !found                                   ? OUTPUT_FRESH
+            : file_exists_in(folder, "summary.json") ? OUTPUT_FINISHED
+                                                     : OUTPUT_UNFINISHED;
     return STATUS_OK;
 }
 

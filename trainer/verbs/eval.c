@@ -54,7 +54,8 @@ static status open_data(const command *c, const config *conf, session *s, const 
                         corpus *out) {
     memset(out, 0, sizeof *out);
     if (!c->data) return corpus_open(out, conf, s->tok, model, (int32_t)s->model.vocab, NULL);
-    dataset_source source = {.path = c->data, .type = corpus_guess_type(c->data)};
+    dataset_source source = {.path = c->data};
+    TRY(corpus_guess_type(c->data, &source.type));
     dataset_options o = {.tokenizer = s->tok,
                          .tokenizer_folder = model,
                          .vocabulary = (int32_t)s->model.vocab,

@@ -137,20 +137,13 @@ static status inspect_checkpoint(const char *path) {
     return print_json(o);
 }
 
-static bool has(const char *folder, const char *name) {
-    char *path = file_join(folder, name);
-    bool there = path && file_exists(path);
-    mem_free(path);
-    return there;
-}
-
 status verb_inspect(const command *c) {
     if (c->program) return inspect_programs(c);
     if (!c->path)
         return status_fail(STATUS_USAGE, "inspect needs a PATH, or --config FILE --program");
     if (!file_exists(c->path))
         return status_fail(STATUS_MODEL, "%s: there is no such file or folder", c->path);
-    if (has(c->path, "adapter_config.json")) return inspect_adapter(c->path);
-    if (has(c->path, "config.json")) return inspect_model(c->path);
+    if (file_exists_in(c->path, "adapter_config.json")) return inspect_adapter(c->path);
+    if (file_exists_in(c->path, "config.json")) return inspect_model(c->path);
     return inspect_checkpoint(c->path);
 }
