@@ -32,15 +32,20 @@ const verb_row options_verbs[VERB_COUNT] = {
                       "Say what a model, adapter, checkpoint or program consists of."},
     [VERB_TOKENIZE] = {"tokenize", "tokenize --model DIR [--no-special] [--decode]",
                        "JSON strings to lists of ids, or back, line by line."},
+    [VERB_BENCH] = {"bench", "bench [--quick] [--model DIR --data FILE] [options]",
+                    "Measure this build on this machine, each thing over its own limit."},
 };
 
 #define ON(v) (1u << VERB_##v)
 enum {
     EVERY = (1 << VERB_COUNT) - 1,
-    CONFIG = EVERY & ~(1 << VERB_TOKENIZE), /* verbs that may read a configuration */
-    LOADED = ON(EVAL) | ON(GENERATE) | ON(EXPORT) | ON(QUANTIZE) | ON(TOKENIZE),
-    COMPUTES = ON(TRAIN) | ON(PLAN) | ON(EVAL) | ON(GENERATE) | ON(QUANTIZE) | ON(EXPORT),
-    REPORTS = ON(PLAN) | ON(CHECK) | ON(EVAL) | ON(GENERATE) | ON(QUANTIZE) | ON(INSPECT),
+    CONFIG = EVERY &
+             ~(1 << VERB_TOKENIZE | 1 << VERB_BENCH), /* verbs that may read a configuration */
+    LOADED = ON(EVAL) | ON(GENERATE) | ON(EXPORT) | ON(QUANTIZE) | ON(TOKENIZE) | ON(BENCH),
+    COMPUTES =
+        ON(TRAIN) | ON(PLAN) | ON(EVAL) | ON(GENERATE) | ON(QUANTIZE) | ON(EXPORT) | ON(BENCH),
+    REPORTS = ON(PLAN) | ON(CHECK) | ON(EVAL) | ON(GENERATE) | ON(QUANTIZE) | ON(INSPECT) |
+              ON(BENCH),
 };
 #define AT(member) offsetof(command, member)
 
@@ -56,7 +61,10 @@ const option options_table[] = {
      "A Hugging Face folder, or org/name of the local Hugging Face cache."},
     {"adapter", "DIR", OPTION_TEXT, AT(adapter), ON(EVAL) | ON(GENERATE) | ON(EXPORT), 0, 0,
      "A PEFT adapter folder."},
-    {"data", "FILE", OPTION_TEXT, AT(data), ON(EVAL), 0, 0, "Rows to evaluate on."},
+    {"data", "FILE", OPTION_TEXT, AT(data), ON(EVAL) | ON(BENCH), 0, 0,
+     "Rows to evaluate on; bench: text to tokenize with --model's tokenizer."},
+    {"quick", NULL, OPTION_FLAG, AT(quick), ON(BENCH), 0, 0,
+     "Tiny sizes: shows that it works, measures nothing of use."},
     {"logprobs", "FILE", OPTION_TEXT, AT(logprobs), ON(EVAL), 0, 0,
      "Write each token's id and log-probability there, a JSON line for each row."},
     {"prompt", "TEXT", OPTION_TEXT, AT(prompt), ON(GENERATE), 0, 0,
@@ -80,7 +88,8 @@ const option options_table[] = {
      "Merge into the 16-bit files (the default), or into the 4-bit base that was trained on."},
     {"shard-size", "BYTES", OPTION_BYTES, AT(shard_size), ON(EXPORT), 1e6, 9e15,
      "Bytes of one safetensors file, at most (5GB)."},
-    {"out", "PATH", OPTION_TEXT, AT(out), ON(EXPORT) | ON(QUANTIZE), 0, 0, "Where to write."},
+    {"out", "PATH", OPTION_TEXT, AT(out), ON(EXPORT) | ON(QUANTIZE) | ON(BENCH), 0, 0,
+     "Where to write."},
     {"no-special", NULL, OPTION_FLAG, AT(no_special), ON(TOKENIZE), 0, 0,
      "Leave out what the tokenizer adds at the ends (BOS, EOS)."},
     {"decode", NULL, OPTION_FLAG, AT(decode), ON(TOKENIZE), 0, 0,
@@ -301,6 +310,11 @@ static status check_command(const command *c) {
             return status_fail(STATUS_USAGE, "inspect needs a path, or --config FILE");
         if (c->program && !c->config_path)
             return status_fail(STATUS_USAGE, "inspect --program needs --config FILE");
+        return STATUS_OK;
+    case VERB_BENCH:
+        if (!c->model != !c->data)
+            return status_fail(STATUS_USAGE,
+                               "bench measures a tokenizer with --model DIR and --data FILE");
         return STATUS_OK;
     default:
         if (!c->model) return status_fail(STATUS_USAGE, "tokenize needs --model DIR");

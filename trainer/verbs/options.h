@@ -21,6 +21,7 @@ typedef enum verb {
     VERB_QUANTIZE,
     VERB_INSPECT,
     VERB_TOKENIZE,
+    VERB_BENCH,
     VERB_COUNT
 } verb;
 
@@ -57,7 +58,7 @@ typedef struct command {
     int64_t show;            /* check: examples to print */
     const char *model;       /* a folder, or org/name of the Hugging Face cache */
     const char *adapter;     /* a folder */
-    const char *data;        /* eval: a file */
+    const char *data;        /* eval: rows; bench: text */
     const char *logprobs;    /* eval: file to write */
     const char *prompt;      /* generate; NULL: lines of stdin */
     bool raw;                /* generate: the prompt as it stands, without a chat template */
@@ -69,10 +70,11 @@ typedef struct command {
     command_base base;       /* export: on which base to merge */
     command_kind kind;       /* export: what to write */
     int64_t shard_size;      /* export: bytes of one file, at most */
-    const char *out;         /* export: a folder; quantize: a file */
+    const char *out;         /* export: a folder; quantize, bench: a file */
     bool no_special, decode; /* tokenize */
     bool program;            /* inspect: print the recorded programs */
     const char *path;        /* inspect: a file or folder */
+    bool quick;              /* bench: tiny sizes */
 } command;
 
 /* Reads the command line. Errors are STATUS_USAGE with one line. */
