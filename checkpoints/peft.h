@@ -20,7 +20,16 @@ typedef struct peft_config {
     const char *target_pattern; /* target_modules as a regular expression or "all-linear" */
     const char **targets;       /* or as a list of names and name endings */
     size_t target_count;
+    const struct peft_exception *exceptions; /* [exception_count] for writing only */
+    size_t exception_count;
 } peft_config;
+
+/* A module whose rank or alpha is not the configuration's: rank_pattern, alpha_pattern. */
+typedef struct peft_exception {
+    const char *module; /* whole name */
+    int64_t rank;
+    double alpha;
+} peft_exception;
 
 typedef struct peft_module {
     char *name; /* "model.layers.0.self_attn.q_proj" */

@@ -105,11 +105,27 @@ static json_t *number(double x) {
     return x == floor(x) && fabs(x) < 1e15 ? json_integer((json_int_t)x) : json_real(x);
 }
 
+static json_t *rank_pattern(const peft_config *c) {
+    json_t *out = json_object();
+    for (size_t i = 0; i < c->exception_count; i++)
+        if (c->exceptions[i].rank != c->r)
+            json_put(&out, c->exceptions[i].module, json_integer(c->exceptions[i].rank));
+    return out;
+}
+
+static json_t *alpha_pattern(const peft_config *c) {
+    json_t *out = json_object();
+    for (size_t i = 0; i < c->exception_count; i++)
+        if (c->exceptions[i].alpha != c->alpha)
+            json_put(&out, c->exceptions[i].module, number(c->exceptions[i].alpha));
+    return out;
+}
+
 /* The keys that every PEFT since 0.7 knows: older ones fail on keys that they do not. */
 static json_t *config_json(const peft_config *c, const named_tensor *tensors, size_t count) {
     json_t *out = json_object();
     if (!out) return NULL;
-    int bad = json_object_set_new(out, "alpha_pattern", json_object()) |
+    int bad = json_object_set_new(out, "alpha_pattern", alpha_pattern(c)) |
               json_object_set_new(out, "auto_mapping", json_null()) |
               json_object_set_new(out, "base_model_name_or_path",
                                   c->base_model ? json_string(c->base_model) : json_null()) |
@@ -124,7 +140,7 @@ static json_t *config_json(const peft_config *c, const named_tensor *tensors, si
               json_object_set_new(out, "modules_to_save", json_null()) |
               json_object_set_new(out, "peft_type", json_string("LORA")) |
               json_object_set_new(out, "r", json_integer(c->r)) |
-              json_object_set_new(out, "rank_pattern", json_object()) |
+              json_object_set_new(out, "rank_pattern", rank_pattern(c)) |
               json_object_set_new(out, "revision", json_null()) |
               json_object_set_new(out, "target_modules", target_modules(c, tensors, count)) |
               json_object_set_new(out, "task_type", json_string("CAUSAL_LM")) |

@@ -616,6 +616,53 @@ static void test_adapter_round_trip(void **state) {
     json_decref(e);
 }
 
+/* An adapter whose modules have ranks and alphas of their own (rank_pattern, alpha_pattern)
+ * goes out as it came in, with rsLoRA baked in or not. */
+static void test_adapter_patterns(void **state) {
+    golden_require_fixtures();
+    static const float values[8 * 172];
+    const peft_exception own[] = {{"model.layers.1.self_attn.q_proj", 2, 16},
+                                  {"model.layers.1.mlp.up_proj", 8, 5}};
+    const peft_config config = {
+        .r = 8, .alpha = 16, .rslora = true, .exceptions = own, .exception_count = 2};
+    named_tensor t[6];
+    static const struct {
+        const char *name;
+        int64_t rows, cols;
+    } rows[6] = {{"model.layers.0.self_attn.q_proj.lora_A.weight", 8, 64},
+                 {"model.layers.0.self_attn.q_proj.lora_B.weight", 64, 8},
+                 {"model.layers.1.self_attn.q_proj.lora_A.weight", 2, 64},
+                 {"model.layers.1.self_attn.q_proj.lora_B.weight", 64, 2},
+                 {"model.layers.1.mlp.up_proj.lora_A.weight", 8, 64},
+                 {"model.layers.1.mlp.up_proj.lora_B.weight", 172, 8}};
+    for (int i = 0; i < 6; i++)
+        t[i] = (named_tensor){.name = rows[i].name,
+                              .format = format_of(DTYPE_F32, rows[i].rows, rows[i].cols),
+                              .data = values};
+    char from[512], to[512];
+    snprintf(from, sizeof from, "%s", scratch_folder("patterns"));
+    assert_ok(peft_write(from, &config, t, 6));
+    fixture f;
+    fixture_options o = golden_options(&cases[0]);
+    o.lora = NULL, o.adapter = from;
+    fixture_open(&f, &o);
+    for (int bake = 0; bake < 2; bake++) {
+        peft_adapter p;
+        lora_export how = {.rank = 8, .alpha = 16, .rslora = true, .bake_scale = bake};
+        snprintf(to, sizeof to, "%s", scratch_folder(bake ? "patterns-baked" : "again"));
+        assert_ok(lora_write(f.d, f.e, to, &how));
+        assert_ok(peft_open(&p, to));
+        assert_int_equal(p.count, f.peft.count);
+        for (size_t i = 0; i < p.count; i++) {
+            assert_int_equal(p.modules[i].rank, f.peft.modules[i].rank);
+            check_close(p.modules[i].name, p.modules[i].scale, f.peft.modules[i].scale, 1e-12);
+        }
+        peft_close(&p);
+    }
+    check_close("scale", peft_find(&f.peft, own[1].module)->scale, 5 / sqrt(8), 1e-12);
+    fixture_close(&f);
+}
+
 /* ---- what was loaded ---- */
 
 /* Every parameter of the base, byte for byte. */
@@ -970,6 +1017,7 @@ int main(void) {
         cmocka_unit_test(test_merge),
         cmocka_unit_test(test_merge_4bit),
         cmocka_unit_test(test_adapter_round_trip),
+        cmocka_unit_test(test_adapter_patterns),
         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_bnb_base),
         cmocka_unit_test(test_bf16),

@@ -3,9 +3,9 @@ CPU build is not (its CUDA build is what everybody trains with).
 
 Of the five known places two are mended here: its 8-bit quantizer, which looks codes up in 65,536
 steps instead of taking the nearest, and its AVX-512 dequantization, which is wrong where a row is
-not whole blocks. The other three are kept away from: models are loaded in fp32 and stay in train()
-mode without dropout (eval() repacks weights on AVX512-BF16; backward dequantizes through
-quant_state.dtype; prepare_model_for_kbit_training makes everything else fp32)."""
+not whole blocks. The other three are kept away from: models stay in train() mode without dropout
+(eval() repacks weights on AVX512-BF16), and all of a model is made fp32 (backward dequantizes through
+quant_state.dtype; prepare_model_for_kbit_training makes the rest fp32)."""
 import logging
 import math
 import warnings
@@ -67,11 +67,21 @@ def load(folder, quantize=None, dtype=torch.float32):
             load_in_4bit=True, bnb_4bit_quant_type=quantize[0], bnb_4bit_use_double_quant=quantize[1],
             bnb_4bit_compute_dtype=dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
+    if dtype == torch.float32:
+        compute_in_fp32(model)
+    return model.train()
+
+
+def compute_in_fp32(model):
+    """A 4-bit checkpoint keeps its own types whatever from_pretrained is asked for."""
+    for p in model.parameters():
+        if p.is_floating_point():
+            p.data = p.data.float()
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            module.compute_dtype = dtype
+            module.compute_dtype = torch.float32
             module.compute_type_is_set = True
-    return model.train()
+            module.weight.quant_state.dtype = torch.float32
 
 
 def load_adapter(model, folder, trainable=False):

@@ -147,6 +147,11 @@ typedef struct writer {
     named_tensor *tensors;
     written_matrix *matrices;
     size_t count;
+    bool bake;
+    const peft_config *config;
+    peft_exception *exceptions; /* [modules] room for all */
+    char (*names)[MODULE_NAME_MAX];
+    size_t exception_count;
 } writer;
 
 static status read_master(void *context, int64_t first, int64_t bytes, void *out) {
@@ -165,9 +170,20 @@ static void add_matrix(writer *q, parameter_id working) {
     q->count++;
 }
 
+/* A loaded adapter's modules may have ranks and alphas of their own. */
+static void note_exception(writer *q, const adapted *x) {
+    const lora_module *m = &q->d->adapters[x->layer * MODULE_COUNT + (int)x->module];
+    double alpha = q->bake ? m->alpha * sqrt((double)m->rank) : m->alpha;
+    if (m->rank == q->config->r && alpha == q->config->alpha) return;
+    size_t i = q->exception_count++;
+    q->exceptions[i] =
+        (peft_exception){module_full_name(q->names[i], x->layer, x->module), m->rank, alpha};
+}
+
 static status write_one(void *context, const adapted *x) {
     add_matrix(context, x->a);
     add_matrix(context, x->b);
+    note_exception(context, x);
     return STATUS_OK;
 }
 
@@ -192,6 +208,8 @@ static status list_modules(const writer *q, peft_config *config, char **names) {
 
 static status write_all(writer *q, const char *folder, peft_config *config) {
     TRY(visit_adapted(q->d, write_one, q));
+    config->exceptions = q->exceptions;
+    config->exception_count = q->exception_count;
     if (layers_alike(q->d)) return peft_write(folder, config, q->tensors, q->count);
     char **names = mem_alloc_array(q->count, sizeof *names, "adapter targets");
     if (!names) return STATUS_MEMORY;
@@ -203,19 +221,26 @@ static status write_all(writer *q, const char *folder, peft_config *config) {
 }
 
 status lora_write(const decoder *d, engine *e, const char *folder, const lora_export *how) {
-    size_t most = 2 * (size_t)d->config->layers * MODULE_COUNT;
+    size_t most = (size_t)d->config->layers * MODULE_COUNT;
+    bool bake = how->rslora && how->bake_scale;
     writer q = {.d = d,
                 .e = e,
-                .tensors = mem_alloc_array(most, sizeof *q.tensors, "adapter tensors"),
-                .matrices = mem_alloc_array(most, sizeof *q.matrices, "adapter tensors")};
-    bool bake = how->rslora && how->bake_scale;
+                .tensors = mem_alloc_array(2 * most, sizeof *q.tensors, "adapter tensors"),
+                .matrices = mem_alloc_array(2 * most, sizeof *q.matrices, "adapter tensors"),
+                .bake = bake,
+                .exceptions = mem_alloc_array(most, sizeof *q.exceptions, "adapter ranks"),
+                .names = mem_alloc_array(most, sizeof *q.names, "adapter ranks")};
     peft_config config = {.base_model = how->base_model,
                           .r = how->rank,
                           .alpha = bake ? how->alpha * sqrt((double)how->rank) : how->alpha,
                           .dropout = how->dropout,
                           .rslora = how->rslora && !bake};
-    status s = q.tensors && q.matrices ? write_all(&q, folder, &config) : STATUS_MEMORY;
+    bool ready = q.tensors && q.matrices && q.exceptions && q.names;
+    q.config = &config;
+    status s = ready ? write_all(&q, folder, &config) : STATUS_MEMORY;
     mem_free(q.tensors);
     mem_free(q.matrices);
+    mem_free(q.exceptions);
+    mem_free(q.names);
     return s;
 }

@@ -77,7 +77,7 @@ static status apply_target(lora_spec *s, const lora_request *r, const char *targ
             found = true;
             if (layer_chosen(r, l))
                 s->modules[l * MODULE_COUNT + m] =
-                    (lora_module){(int32_t)r->rank, (float)scale};
+                    (lora_module){(int32_t)r->rank, (float)scale, r->alpha};
         }
     return found ? STATUS_OK : refuse_target(target);
 }
@@ -128,7 +128,8 @@ static status add_peft_module(lora_spec *s, const model_config *c, const peft_mo
     if (p->rank < 1 || p->rank > LORA_RANK_MAX)
         return status_fail(STATUS_MODEL, "the adapter's %s has rank %lld", p->name,
                            (long long)p->rank);
-    s->modules[layer * MODULE_COUNT + m] = (lora_module){(int32_t)p->rank, (float)p->scale};
+    s->modules[layer * MODULE_COUNT + m] =
+        (lora_module){(int32_t)p->rank, (float)p->scale, p->alpha};
     return STATUS_OK;
 }
 

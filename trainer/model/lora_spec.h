@@ -15,6 +15,7 @@ enum { LORA_RANK_MAX = 1 << 16 };
 typedef struct lora_module {
     int32_t rank; /* 0: no adapter */
     float scale;
+    double alpha; /* scale = alpha / rank, with rsLoRA alpha / sqrt(rank) */
 } lora_module;
 
 typedef struct lora_spec {
@@ -45,7 +46,7 @@ status lora_spec_from_peft(lora_spec *out, const model_config *c, const peft_ada
 void lora_spec_free(lora_spec *s);
 
 static inline lora_module lora_spec_at(const lora_spec *s, int32_t layer, linear_module m) {
-    return s->modules ? s->modules[layer * MODULE_COUNT + (int)m] : (lora_module){0, 0};
+    return s->modules ? s->modules[layer * MODULE_COUNT + (int)m] : (lora_module){0};
 }
 
 /* "model.layers.3.self_attn.q_proj" */
