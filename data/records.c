@@ -61,13 +61,13 @@ static status refill(record_reader *r, bool *more) {
 
 /* Moves past n bytes, counting lines and columns. */
 static void advance(record_reader *r, size_t n) {
-    for (const char *p = r->data + r->at, *end = p + n; p < end; p++) {
-        if (*p == '\n')
+    for (size_t end = r->at + n; r->at < end; r->at++) {
+        char c = r->data[r->at];
+        if (c == '\n')
             r->line++, r->column = 1;
-        else if (((unsigned char)*p & 0xc0) != 0x80)
+        else if (((unsigned char)c & 0xc0) != 0x80)
             r->column++;
     }
-    r->at += n;
 }
 
 static bool is_line_end(char c) {

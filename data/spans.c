@@ -142,7 +142,8 @@ status spans_control(span_builder *b, int32_t id, bool learn) {
 }
 
 status spans_literal(span_builder *b, const literal *l, const char *role, bool learn) {
-    for (const literal_part *p = l->parts; p < l->parts + l->count; p++) {
+    for (size_t i = 0; i < l->count; i++) {
+        const literal_part *p = &l->parts[i];
         if (p->id >= 0)
             TRY(spans_control(b, p->id, learn));
         else if (p->id == PART_ROLE)

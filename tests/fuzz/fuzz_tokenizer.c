@@ -18,14 +18,25 @@ static void decode(const tokenizer *t, const id_list *ids, bool skip) {
     mem_free(text);
 }
 
-static void encode(const tokenizer *t, const char *text, size_t bytes, unsigned flags) {
+/* The model's own unknown token, which unknown characters become; -1: none. */
+static int32_t unknown_of(const tokenizer *t, fuzz_part file) {
+    json_t *json = json_loadb(file.text, file.bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    const json_t *model = json_object_get(json, "model");
+    const char *unk = json_string_value(json_object_get(model, "unk_token"));
+    int32_t id = unk ? tokenizer_id(t, unk) : -1;
+    json_decref(json);
+    return id;
+}
+
+static void encode(const tokenizer *t, const char *text, size_t bytes, unsigned flags,
+                   int32_t unknown) {
     id_list ids = {0}, again = {0};
     if (fuzz_succeeds(tokenizer_encode(t, text, bytes, flags, &ids), MAY_FAIL(STATUS_DATA))) {
         for (size_t i = 0; i < ids.count; i++) {
             fuzz_require(ids.items[i] >= 0 && ids.items[i] < tokenizer_size(t));
             fuzz_require(flags != TOKENIZER_PLAIN_TEXT ||
                          !tokenizer_is_special(t, ids.items[i]) ||
-                         ids.items[i] == tokenizer_unk(t));
+                         ids.items[i] == unknown);
         }
         fuzz_require(tokenizer_encode(t, text, bytes, flags, &again) == STATUS_OK);
         fuzz_require(ids.count == again.count &&
@@ -37,7 +48,7 @@ static void encode(const tokenizer *t, const char *text, size_t bytes, unsigned 
     mem_free(again.items);
 }
 
-static void use(const tokenizer *t, fuzz_part text) {
+static void use(const tokenizer *t, fuzz_part text, int32_t unknown) {
     for (int32_t id = -1; id <= tokenizer_size(t) && id < 1000; id++) {
         tokenizer_token(t, id);
         tokenizer_is_special(t, id);
@@ -45,9 +56,9 @@ static void use(const tokenizer *t, fuzz_part text) {
     tokenizer_adds_bos(t);
     tokenizer_chat_template(t);
     for (unsigned flags = 0; flags < 4; flags++) {
-        encode(t, text.text, text.bytes, flags);
+        encode(t, text.text, text.bytes, flags, unknown);
         for (size_t i = 0; i < sizeof hard / sizeof *hard; i++)
-            encode(t, hard[i], strlen(hard[i]), flags);
+            encode(t, hard[i], strlen(hard[i]), flags, unknown);
     }
 }
 
@@ -65,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char *more = fuzz_write("t/tokenizer_config.json", part[2].text, part[2].bytes);
     if (!part[2].bytes) remove(more);
     if (fuzz_succeeds(tokenizer_open(&t, fuzz_path("t")), MAY_FAIL(STATUS_MODEL))) {
-        use(t, part[1]);
+        use(t, part[1], unknown_of(t, part[0]));
         tokenizer_close(t);
     }
     fuzz_end(before);

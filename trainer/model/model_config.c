@@ -9,7 +9,7 @@
 
 enum {
     CONFIG_FILE_MAX = 4 << 20, /* bytes; real ones have about 1,000 */
-    LAYERS_MAX = 4096,
+    LAYERS_MAX = 512, /* published models have at most 126; placing their buffers is quadratic */
     WIDTH_MAX = 1 << 20,
     VOCAB_MAX = 1 << 24,
     HEAD_DIM_MAX = 256, /* the attention operation's limit */
@@ -395,7 +395,7 @@ bool module_has_bias(const model_config *c, linear_module m) {
 int64_t model_config_linear_weights(const model_config *c) {
     int64_t n = 0;
     for (int m = 0; m < MODULE_COUNT; m++) n += module_in(c, m) * module_out(c, m);
-    return n * c->layers; /* at most 7 * 2^40 * 2^12 */
+    return n * c->layers; /* at most 7 * 2^40 * 2^9 */
 }
 
 int64_t model_config_parameters(const model_config *c, bool tied) {

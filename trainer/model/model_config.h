@@ -2,7 +2,7 @@
  *
  * Everything in the file is untrusted and is checked here, at once: types, ranges, products. A
  * model_config that was returned keeps these promises, so that nobody checks them again:
- *   - 1 <= layers <= 4,096; hidden, feed_forward and heads * head_dim <= 2^20; vocab <= 2^24;
+ *   - 1 <= layers <= 512; hidden, feed_forward and heads * head_dim <= 2^20; vocab <= 2^24;
  *   - heads is a multiple of kv_heads; head_dim is even and <= 256;
  *   - windows[l] >= 0 for every layer; the rope frequencies are finite.
  * Weights are not looked at: they are weights.h's matter. Letters as in autograd/tensor.h. */
