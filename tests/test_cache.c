@@ -167,7 +167,7 @@ static void one_writer_at_a_time(void **state) {
     json_decref(meta);
 }
 
-static void damage_is_found(void **state) {
+static void row05_cache_damage(void **state) {
     char path[512], manifest_file[520];
     snprintf(path, sizeof path, "%s", scratch("damage.h5"));
     snprintf(manifest_file, sizeof manifest_file, "%s.json", path);
@@ -213,6 +213,54 @@ static void damage_is_found(void **state) {
     free(good), free(good_manifest);
 }
 
+/* A vouched-for manifest with hostile items: what is read stays inside the file, and libhdf5 is
+ * never asked, whatever the file holds. */
+static void row06_hostile_cache(void **state) {
+    char path[512], manifest_file[520];
+    snprintf(path, sizeof path, "%s", scratch("hostile.h5"));
+    snprintf(manifest_file, sizeof manifest_file, "%s.json", path);
+    static const struct {
+        const char *items, *part;
+    } cases[] = {
+        {"[[\"a\", 0, 9223372036854775807]]", "malformed"},
+        {"[[\"a\", 9223372036854771712, 4096]]", "malformed"},
+        {"[[\"a\", -4096, 10]]", "malformed"},
+        {"[[\"a\", 4096, -1]]", "malformed"},
+        {"[[\"a\", 4096, 0]]", "malformed"},
+        {"[[\"a\", 100, 10]]", "malformed"},
+        {"[[\"a\", 8192, 1]]", "malformed"},
+        {"[[\"a\", 4096, 4097]]", "malformed"},
+        {"[[\"a\", 0, 5000], [\"b\", 4096, 10]]", "malformed"},
+        {"[[\"a\", 4096, 10], [\"b\", 0, 10]]", "malformed"},
+        {"[[\"a\", 4096.5, 10]]", "malformed"},
+        {"[[1, 4096, 10]]", "malformed"},
+        {"[[\"a\", 4096]]", "malformed"},
+        {"{}", "malformed"},
+        {"[]", "malformed"}, /* no "quick" */
+    };
+    static char bytes[8192];
+    memcpy(bytes, "\x89HDF\r\n\x1a\n", 8);
+    put_file(path, bytes, sizeof bytes);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *items;
+        cache c;
+        assert_ok(json_read_text(cases[i].items, strlen(cases[i].items), "items", STATUS_DATA,
+                                 &items));
+        json_t *more = json_pack("{s:{}, s:o}", "metadata", "items", items);
+        assert_ok(manifest_write(manifest_file, "nibble-quantized-base", CACHE_VERSION, "hostile.h5",
+                                 sizeof bytes, hash_bytes(bytes, sizeof bytes), more));
+        json_decref(more);
+        assert_fails(cache_open(&c, path), STATUS_MODEL, cases[i].part);
+    }
+    static const char *const names[] = {"../hostile.h5", "/etc/passwd", ""};
+    for (int i = 0; i < 3; i++) {
+        cache c;
+        assert_ok(manifest_write(manifest_file, "nibble-quantized-base", CACHE_VERSION, names[i],
+                                 sizeof bytes, hash_bytes(bytes, sizeof bytes), NULL));
+        assert_fails(cache_open(&c, path), STATUS_MODEL, "malformed");
+    }
+}
+
 /* A large page, damaged where no sample looks: the full check finds it. */
 static void the_full_check_reads_everything(void **state) {
     char path[512];
@@ -237,7 +285,7 @@ static void the_full_check_reads_everything(void **state) {
     free(data), free(bytes);
 }
 
-static void failures_leave_nothing(void **state) {
+static void row02_row04_cache_faults(void **state) {
     char path[512];
     snprintf(path, sizeof path, "%s", scratch("fault.h5"));
     static const int errors[] = {ENOSPC, EIO};
@@ -336,9 +384,10 @@ int main(void) {
         cmocka_unit_test(pages_come_back),
         cmocka_unit_test(what_is_missing_or_wrong_is_said),
         cmocka_unit_test(one_writer_at_a_time),
-        cmocka_unit_test(damage_is_found),
+        cmocka_unit_test(row05_cache_damage),
+        cmocka_unit_test(row06_hostile_cache),
         cmocka_unit_test(the_full_check_reads_everything),
-        cmocka_unit_test(failures_leave_nothing),
+        cmocka_unit_test(row02_row04_cache_faults),
         cmocka_unit_test(threads_share_a_writer),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
