@@ -8,7 +8,7 @@
 
 static backend *cpu;
 
-enum { ROWS = 64, RANK = 8, BUDGET = 1 << 30, DEEP = 24 };
+enum { ROWS = 64, RANK = 8, BUDGET = 1 << 30, DEEP = 12 };
 
 static void check_promises(const model_config *c) {
     fuzz_require(c->layers >= 1 && c->layers <= 512 && c->kv_heads >= 1);
