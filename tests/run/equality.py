@@ -74,22 +74,22 @@ class Equality(nibble.Case):
                 got = self.train("variant%d" % i, dict(REFERENCE, **v))
                 self.assert_same(got, want, "%s with %s" % (name, v))
 
-    def test_llama(self):
+    def test_row16_llama(self):
         self.check("llama nf4, dropout")
 
-    def test_qwen3(self):
+    def test_row16_qwen3(self):
         self.check("qwen3 packed bf16")
 
-    def test_mistral(self):
+    def test_row16_mistral(self):
         self.check("mistral 16-bit fp16")
 
-    def test_qwen2(self):
+    def test_row16_qwen2(self):
         self.check("qwen2 fp4, 8-bit moments")
 
-    def test_all_parameters(self):
+    def test_row16_all_parameters(self):
         self.check("all parameters")
 
-    def test_same_seed_twice_two_threads(self):
+    def test_row16_same_seed_twice_two_threads(self):
         self.prepare("llama nf4, dropout")
         want = self.train("first", REFERENCE, threads=2)
         self.assert_same(self.train("second", REFERENCE, threads=2), want, "the same twice")
@@ -101,7 +101,7 @@ class Equality(nibble.Case):
         want = self.train("first", REFERENCE)
         self.assertNotEqual(self.train("second", REFERENCE, "seed=8")[1], want[1])
 
-    def test_auto_between(self):
+    def test_row16_auto_between(self):
         """Under a budget between keep's and recompute's plan some layers keep; same bits."""
         self.prepare("llama nf4, dropout", sequence_len=256, micro_batch_size=4)
         nibble.make_rows(self.path("rows.jsonl"), count=16, least=200, most=256)

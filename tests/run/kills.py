@@ -1,4 +1,4 @@
-"""kill -9 at random points, a third of them inside a save: every time the run goes on with
+"""kill -9 at random points, 30 % of them or more inside a save: every time the run goes on with
 --resume, and what it ends with is bit for bit what an undisturbed run ends with."""
 import os
 import random
@@ -6,7 +6,7 @@ import signal
 
 import nibble
 
-KILLS = 300 if nibble.FULL else 30
+KILLS = 1000 if nibble.FULL else 30
 STEPS = 12
 
 
@@ -25,7 +25,7 @@ class Kills(nibble.Case):
     def kill_one(self, chance, seconds):
         """Starts and kills; whether it was killed and whether in the middle of a save."""
         p = nibble.start(self.dir, "train", "--config", "config.yaml", "--resume", "--threads", 1)
-        in_save = chance.random() < 0.4
+        in_save = chance.random() < 0.5
         try:
             if in_save:
                 saves = chance.randrange(1, 4)
@@ -56,7 +56,7 @@ class Kills(nibble.Case):
             self.assertTrue([n for n in left if n.startswith(step) and n.endswith(".h5")], left)
         self.assertLessEqual(len(left), 7, left)
 
-    def test_kill_and_resume(self):
+    def test_row01_kill_and_resume(self):
         self.prepare()
         began = nibble.time.monotonic()
         self.job("output_dir=reference", "--threads", 1)
@@ -78,7 +78,7 @@ class Kills(nibble.Case):
             finished += 1
         print("%d kills, %d of them left an unfinished save; %d runs ended, all equal"
               % (killed, inside, finished))
-        self.assertGreaterEqual(inside, KILLS // 10)
+        self.assertGreaterEqual(inside, KILLS * 3 // 10)
         self.assertGreater(finished, 0)
 
 

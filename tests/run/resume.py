@@ -6,7 +6,7 @@ import shutil
 import nibble
 
 models = nibble.Cache()
-STEPS = 20
+STEPS = 50 if nibble.FULL else 20
 EVERYTHING = dict(lora_dropout=0.1, sample_packing=True, sequence_len=48, micro_batch_size=1,
                   max_steps=STEPS, save_strategy="absent", save_steps=1, save_total_limit=100)
 
@@ -31,7 +31,7 @@ class Resume(nibble.Case):
                 got = nibble.trace(self.path("at%d" % k))
                 self.assert_same(got, (want[0][k:], want[1]), "resumed at step %d" % k)
 
-    def test_every_step(self):
+    def test_row16_resumed_at_every_step(self):
         self.prepare()
         self.every_step(range(1, STEPS))
 

@@ -74,13 +74,13 @@ class Signals(nibble.Case):
         self.assert_same(nibble.trace(self.path("out")), nibble.trace(self.path("reference")),
                          "after " + NAMES[number])
 
-    def test_load(self):
+    def test_row12_load(self):
         self.prepare(large, max_steps=1, micro_batch_size=1, gradient_accumulation_steps=1,
                      save_steps=0)
         self.interrupt_and_resume(signal.SIGTERM, self.said("plan:"), resume=False)
         self.assertNotIn("step 1/", self.err())
 
-    def test_tokenize(self):
+    def test_row12_tokenize(self):
         self.prepare(max_steps=1)
         text = "".join(chr(97 + i * i % 26) + ("" if i % 7 else " ") for i in range(20000))
         nibble.write(self.path("text.jsonl"), (nibble.json.dumps({"text": text}) + "\n") * 100)
@@ -91,20 +91,20 @@ class Signals(nibble.Case):
         self.interrupt_and_resume(signal.SIGINT, self.said("generation_temperature"), resume=False)
         self.assertNotIn("plan:", self.err())
 
-    def test_step(self):
+    def test_row12_step(self):
         """In the middle of a step: the group is dropped, the step before is saved."""
         self.prepare(large, rows=12, least=60, most=64, sequence_len=64, max_steps=3, save_steps=0,
                      gradient_accumulation_steps=4, lora_dropout=0.1)
         self.interrupt_and_resume(signal.SIGUSR1, self.said("step 1/3"))
         self.assertIn("is saved", self.err())
 
-    def test_first_step(self):
+    def test_row12_first_step(self):
         self.prepare(large, rows=12, least=60, most=64, sequence_len=64, max_steps=2, save_steps=0,
                      gradient_accumulation_steps=4)
         self.interrupt_and_resume(signal.SIGTERM,
                                   lambda: os.path.exists(self.path("out", "runs")))
 
-    def test_evaluation(self):
+    def test_row12_evaluation(self):
         self.prepare(large, rows=24, least=60, most=64, sequence_len=64, max_steps=2, save_steps=0,
                      gradient_accumulation_steps=1, micro_batch_size=1, val_set_size=20,
                      eval_steps=1)
@@ -112,20 +112,20 @@ class Signals(nibble.Case):
         saved = [m["step"] for m in nibble.metrics(self.path("out")) if "resumed_from" in m]
         self.assertEqual(saved, [1])
 
-    def test_evaluation_before(self):
+    def test_row12_evaluation_before(self):
         self.prepare(large, rows=24, least=60, most=64, sequence_len=64, max_steps=1, save_steps=0,
                      gradient_accumulation_steps=1, micro_batch_size=1, val_set_size=20)
         self.interrupt_and_resume(signal.SIGINT,
                                   lambda: os.path.exists(self.path("out", "runs")))
         self.assertNotIn("step 0 ", self.err())
 
-    def test_sampling(self):
+    def test_row12_sampling(self):
         self.prepare(max_steps=3, save_steps=0, val_set_size=4, eval_steps=1,
                      generate_samples=True, generation_max_new_tokens=300,
                      generation_do_sample=False)
         self.interrupt_and_resume(signal.SIGTERM, self.said("step 1  held-out"))
 
-    def test_save(self):
+    def test_row12_save(self):
         self.prepare(max_steps=3)
 
         def saving():
@@ -145,7 +145,7 @@ class Signals(nibble.Case):
             {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 4,
              "target_modules": ["q_proj"], "bias": "none", "lora_dropout": 0}))
 
-    def test_export(self):
+    def test_row12_export(self):
         """Nothing half written under a final name; the same command again completes."""
         base = models("wide", wide)
         self.write_adapter(self.path("adapter"))
@@ -163,7 +163,7 @@ class Signals(nibble.Case):
         self.assertTrue(nibble.trained_folder(self.path("merged")) ==
                         nibble.trained_folder(self.path("reference")))
 
-    def test_second_signal_aborts(self):
+    def test_row12_second_signal_aborts(self):
         self.prepare(large, rows=12, least=60, most=64, sequence_len=64, max_steps=3)
         p = nibble.start(self.dir, *self.train())
         try:

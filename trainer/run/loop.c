@@ -110,8 +110,9 @@ static status evaluate_now(run *r, bool *stop) {
 
 /* ---- saving ---- */
 
-/* A save that fails is a warning and is tried again; the run goes on. */
-static bool save_now(run *r) {
+/* A save that fails is a warning and is tried again, and the run goes on; but not with a state
+ * that is not finite. */
+static status save_now(run *r, bool *saved) {
     double began = now();
     status s = state_save(&r->s, &r->state, &r->identity, r->c->output_dir,
                           (int)r->c->save_total_limit);
@@ -119,12 +120,14 @@ static bool save_now(run *r) {
         r->save_retry_at = -1;
         log_info("saved step %lld in %.2f s", (long long)r->state.optimizer.step,
                  now() - began);
-        return true;
+        *saved = true;
+        return STATUS_OK;
     }
+    if (s == STATUS_DIVERGED) return s;
     log_warn("saving step %lld failed: %s; the run goes on and tries again in %d steps",
              (long long)r->state.optimizer.step, status_message(), SAVE_RETRY_STEPS);
     r->save_retry_at = r->state.optimizer.step + SAVE_RETRY_STEPS;
-    return false;
+    return STATUS_OK;
 }
 
 static status save_and_leave(run *r) {
@@ -135,7 +138,9 @@ static status save_and_leave(run *r) {
                            "interrupted by %s before the first step: the same command with "
                            "--resume starts again",
                            name);
-    if (step != r->resumed_from && !save_now(r))
+    bool saved = step == r->resumed_from;
+    if (!saved) TRY(save_now(r, &saved));
+    if (!saved)
         return status_fail(STATUS_INTERRUPTED,
                            "interrupted by %s at step %lld, which could not be saved: %s; "
                            "--resume goes on from the checkpoint before",
@@ -163,8 +168,8 @@ static status watch(run *r, const step_result *q) {
         (long long)r->state.optimizer.step, q->loss, threshold, (long long)patience);
 }
 
-/* The rows of a batch that broke the run, to look at. */
-static void write_bad_batch(run *r, const batch_group *g) {
+/* The rows of a batch that broke the run, to look at. Whether they could be written. */
+static bool write_bad_batch(run *r, const batch_group *g) {
     json_t *rows = json_array();
     for (int a = 0; a < g->micro_count; a++)
         for (int64_t d = 0; d < g->micro[a].documents; d++)
@@ -173,10 +178,11 @@ static void write_bad_batch(run *r, const batch_group *g) {
                           "group", (json_int_t)g->index, "rows", rows);
     char *text = o ? json_write_text(o, 0) : NULL,
          *path = file_join(r->c->output_dir, "bad_batch.json");
-    if (text && path) file_write_all(path, text, strlen(text));
+    bool written = text && path && file_write_all(path, text, strlen(text)) == STATUS_OK;
     mem_free(text);
     mem_free(path);
     json_decref(o);
+    return written;
 }
 
 /* ---- the loop ---- */
@@ -188,7 +194,7 @@ static status one_step(run *r, const batch_group *g) {
     if (s == STATUS_DIVERGED) {
         char message[1024];
         snprintf(message, sizeof message, "%s", status_message());
-        write_bad_batch(r, g);
+        if (!write_bad_batch(r, g)) return status_fail(s, "%s", message);
         return status_fail(s, "%s (rows of the last batch: %s/bad_batch.json)", message,
                            r->c->output_dir);
     }
@@ -211,7 +217,7 @@ static bool due(int64_t step, int64_t every) {
 }
 
 status loop_run(run *r) {
-    bool stop = false;
+    bool stop = false, saved = false;
     while (!stop) {
         if (signals_stop_wanted()) return save_and_leave(r);
         const batch_group *g;
@@ -231,7 +237,8 @@ status loop_run(run *r) {
             (due(step, r->c->sample_steps) ||
              (r->c->sample_steps == CONFIG_NOT_SET && due(step, r->eval_every))))
             TRY(sample_show(r, step));
-        if (last || stop || due(step, r->save_every) || step == r->save_retry_at) save_now(r);
+        if (last || stop || due(step, r->save_every) || step == r->save_retry_at)
+            TRY(save_now(r, &saved));
     }
     return STATUS_OK;
 }

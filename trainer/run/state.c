@@ -3,6 +3,7 @@
 #include "common/alloc.h"
 #include "common/log.h"
 #include "trainer/model/masters.h"
+#include "trainer/model/weights.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,7 +27,15 @@ typedef struct saved {
 
 static status read_parameter(void *context, int64_t first, int64_t bytes, void *out) {
     saved *v = context;
-    return engine_store(v->s->e, v->id, out, first, bytes);
+    TRY(engine_store(v->s->e, v->id, out, first, bytes));
+    dtype type = v->s->d->table.items[v->id].format.type;
+    if (type != DTYPE_F32) return STATUS_OK; /* codes of 8-bit moments: their scales tell */
+    int64_t bad = first_not_finite(out, type, bytes / (int64_t)sizeof(float));
+    if (bad < 0) return STATUS_OK;
+    return status_fail(STATUS_DIVERGED,
+                       "%s is not finite (NaN or infinity) at element %lld: nothing of this "
+                       "step is kept; lower learning_rate and go on from the last checkpoint",
+                       v->name, (long long)(first / (int64_t)sizeof(float) + bad));
 }
 
 /* The i-th part of a trained tensor that is state, PARAMETER_NONE when it has none. */

@@ -34,6 +34,7 @@ typedef struct run_identity {
 
 void run_state_init(run_state *r, const session *s);
 
+/* Never saves what is not finite: STATUS_DIVERGED, naming the tensor. Else as checkpoint_save. */
 status state_save(session *s, const run_state *r, const run_identity *id,
                   const char *output_dir, int keep);
 
