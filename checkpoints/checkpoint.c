@@ -88,6 +88,8 @@ static status open_folder(const char *path, checkpoint *c) {
 status checkpoint_open(const char *path, checkpoint *c) {
     memset(c, 0, sizeof *c);
     if (file_is_directory(path)) return open_folder(path, c);
+    if (!file_exists(path))
+        return status_fail(STATUS_MODEL, "%s: there is no such checkpoint", path);
     /* step-000123.json, .h5, .2.h5: the manifest's name is what stands before the first dot */
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     char *manifest_path =

@@ -47,6 +47,14 @@ status identity_full(const model_files *m, json_t **tensors) {
     return s;
 }
 
+status identity_digest(const json_t *tensors, char text[HASH_TEXT]) {
+    char *sorted = json_write_text(tensors, JSON_SORT_KEYS);
+    if (!sorted) return status_fail(STATUS_MEMORY, "out of memory for a base's identity");
+    hash_format(hash_bytes(sorted, strlen(sorted)), text);
+    mem_free(sorted);
+    return STATUS_OK;
+}
+
 /* ---- the quick check ---- */
 
 static void hash_number(hash_stream *h, int64_t x) {

@@ -18,6 +18,8 @@ status identity_tensor(const model_tensor *t, hash128 *out);
 
 /* Adds name -> hash to a JSON object. */
 status identity_add(json_t *tensors, const char *name, hash128 hash);
+/* One hash of an identity, whatever the order of its names. */
+status identity_digest(const json_t *tensors, char text[HASH_TEXT]);
 /* All tensors of a model: a full read. *tensors is to be json_decref'ed. */
 status identity_full(const model_files *m, json_t **tensors);
 

@@ -303,6 +303,9 @@ status peft_open(peft_adapter *p, const char *folder) {
     char *weights = file_join(folder, "adapter_model.safetensors");
     status s = config && weights ? read_config(p, config) : STATUS_MEMORY;
     if (s == STATUS_OK) s = open_weights(p, folder, weights);
+    if (s == STATUS_OK)
+        s = json_get_text(p->weights.metadata, "base_xxh3_128", &p->config.base_hash, weights,
+                          STATUS_MODEL);
     if (s == STATUS_OK) s = read_modules(p, config);
     mem_free(config);
     mem_free(weights);

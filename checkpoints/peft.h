@@ -13,6 +13,8 @@
 
 typedef struct peft_config {
     const char *base_model; /* base_model_name_or_path; may be NULL */
+    const char *base_hash;  /* identity_digest of the base it was trained on, in the weights'
+                               metadata; NULL: not known */
     int64_t r;
     double alpha;
     double dropout;

@@ -44,9 +44,11 @@ static status write_tensor(safetensors_writer *w, const named_tensor *t, void *p
     return s;
 }
 
-static status write_weights(const char *path, const named_tensor *tensors, size_t count) {
+static status write_weights(const char *path, const char *base_hash,
+                            const named_tensor *tensors, size_t count) {
     safetensors_writer w;
     TRY(safetensors_create(&w, path));
+    w.base_hash = base_hash;
     void *piece = mem_alloc(PIECE, "an adapter's copy");
     status s = piece ? STATUS_OK : STATUS_MEMORY;
     for (size_t i = 0; i < count && s == STATUS_OK; i++) s = declare(&w, &tensors[i]);
@@ -168,7 +170,8 @@ status peft_write(const char *folder, const peft_config *config, const named_ten
     TRY(file_make_directories(folder));
     char *weights = file_join(folder, "adapter_model.safetensors");
     char *json = file_join(folder, "adapter_config.json");
-    status s = weights && json ? write_weights(weights, tensors, count) : STATUS_MEMORY;
+    status s = weights && json ? write_weights(weights, config->base_hash, tensors, count)
+                               : STATUS_MEMORY;
     if (s == STATUS_OK) s = write_config(json, config, tensors, count);
     mem_free(weights);
     mem_free(json);

@@ -74,19 +74,18 @@ static json_t *describe(const safetensors_item *item) {
 /* The header as the reference prints it: compact, metadata first. */
 static status header_text(const safetensors_writer *w, const char *format, char **text) {
     json_t *header = json_object();
-    int failed = !header;
-    if (format && !failed)
-        failed =
-            json_object_set_new(header, "__metadata__", json_pack("{s:s}", "format", format));
+    if (format)
+        json_put(&header, "__metadata__",
+                 json_pack("{s:s, s:s*}", "format", format, "base_xxh3_128", w->base_hash));
     status s = STATUS_OK;
-    for (size_t i = 0; i < w->count && !failed && s == STATUS_OK; i++) {
+    for (size_t i = 0; i < w->count && header && s == STATUS_OK; i++) {
         if (json_object_get(header, w->items[i].name))
             s = status_fail(STATUS_INTERNAL, "%s: two tensors \"%s\"", w->path,
                             w->items[i].name);
         else
-            failed = json_object_set_new(header, w->items[i].name, describe(&w->items[i]));
+            json_put(&header, w->items[i].name, describe(&w->items[i]));
     }
-    *text = failed || s != STATUS_OK ? NULL : json_write_text(header, 0);
+    *text = header && s == STATUS_OK ? json_write_text(header, 0) : NULL;
     if (!*text && s == STATUS_OK)
         s = status_fail(STATUS_MEMORY, "%s: out of memory for its header", w->path);
     json_decref(header);

@@ -27,7 +27,8 @@ typedef struct safetensors_writer {
     char *path, *temporary;
     safetensors_item *items; /* sorted by place once begun */
     size_t count, capacity;
-    int64_t data_start; /* 0 until begun */
+    const char *base_hash; /* becomes __metadata__.base_xxh3_128; may be set before begin */
+    int64_t data_start;    /* 0 until begun */
 } safetensors_writer;
 
 /* Nothing is on disk yet. */

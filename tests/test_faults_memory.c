@@ -284,7 +284,8 @@ static void row04_allocations_of_results(void **unused) {
         {.arguments = {EXPORT, "--kind", "merged-4bit"},
          .fresh = "merged",
          .results = {"merged/model.safetensors", "merged/config.json"}},
-        {.arguments = {EXPORT, "base_model=wide", "--shard-size", "1000000"},
+        {.arguments = {"export", "--config", "config.yaml", "base_model=wide", "--adapter",
+                       "kept-wide", "--out", "merged", "--shard-size", "1000000"},
          .fresh = "merged",
          .results = {"merged/model.safetensors.index.json", "merged/config.json"}},
         {.arguments = {EXPORT, "--kind", "adapter"},
@@ -351,6 +352,11 @@ static int open_folder(void **state) {
     put_text("stdin", "\"abc\"\n\"x y\"\n");
     assert_ok(run_quietly(train, NULL, "output"));
     copy_tree("out", "kept");
+    scratch_remove("out");
+    assert_ok(run_quietly(train, "base_model=wide", "output"));
+    copy_tree("out", "kept-wide");
+    scratch_remove("out");
+    copy_tree("kept", "out");
     copy_tree("out", "half");
     static const char *const later[] = {
         "half/summary.json", "half/adapter_model.safetensors", "half/adapter_config.json",

@@ -231,6 +231,7 @@ status lora_write(const decoder *d, engine *e, const char *folder, const lora_ex
                 .exceptions = mem_alloc_array(most, sizeof *q.exceptions, "adapter ranks"),
                 .names = mem_alloc_array(most, sizeof *q.names, "adapter ranks")};
     peft_config config = {.base_model = how->base_model,
+                          .base_hash = how->base_hash,
                           .r = how->rank,
                           .alpha = bake ? how->alpha * sqrt((double)how->rank) : how->alpha,
                           .dropout = how->dropout,

@@ -18,6 +18,7 @@ status lora_load(const decoder *d, engine *e, const peft_adapter *p);
 
 typedef struct lora_export {
     const char *base_model; /* base_model_name_or_path; may be NULL */
+    const char *base_hash;  /* identity_digest of the base; may be NULL */
     int64_t rank;           /* r, alpha, dropout, rslora as configured */
     double alpha, dropout;
     bool rslora;

@@ -1,5 +1,6 @@
 /* finish.c: see finish.h. */
 #include "trainer/run/finish.h"
+#include "checkpoints/identity.h"
 #include "common/alloc.h"
 #include "common/log.h"
 #include "trainer/model/merge.h"
@@ -35,7 +36,10 @@ static status write_result(run *r) {
         mem_free(folder);
         return s;
     }
+    char base[HASH_TEXT];
+    TRY(identity_digest(r->s.base_identity, base));
     lora_export how = {.base_model = c->base_model,
+                       .base_hash = base,
                        .rank = r->s.lora.rank,
                        .alpha = r->s.lora.alpha,
                        .dropout = c->lora_dropout,
@@ -82,7 +86,8 @@ static json_t *summary_json(const run *r) {
              r->resumed_from >= 0 ? json_integer(r->resumed_from) : json_null());
     json_put(&s, "held_out_before", evaluation_json(&r->before));
     json_put(&s, "held_out_after", evaluation_json(&r->after));
-    if (r->state.samples_before) json_put(&s, "samples_before", json_incref(r->state.samples_before));
+    if (r->state.samples_before)
+        json_put(&s, "samples_before", json_incref(r->state.samples_before));
     if (r->samples_after) json_put(&s, "samples_after", json_incref(r->samples_after));
     json_put(&s, "packing_fill", metrics_real(loader_fill(r->l)));
     json_put(&s, "step_seconds_predicted",

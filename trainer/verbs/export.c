@@ -1,5 +1,6 @@
 /* export.c: `train export`: base and adapter merged into one model of 16 or 4 bits, or the
  * adapter alone. */
+#include "checkpoints/identity.h"
 #include "common/alloc.h"
 #include "common/file.h"
 #include "common/log.h"
@@ -96,6 +97,30 @@ static status copy_adapter(const char *from, const char *to) {
     return STATUS_OK;
 }
 
+/* The adapter was trained on exactly this base, as far as it says on which. A full read: two
+ * fine-tunes of one model differ in no name and no shape. */
+static status check_base(const weights *w, const peft_adapter *a, const char *adapter,
+                         const char *base) {
+    char found[HASH_TEXT];
+    json_t *tensors = json_object();
+    status s = tensors ? STATUS_OK : status_fail(STATUS_MEMORY, "out of memory");
+    for (size_t i = 0; i < w->files.count && s == STATUS_OK; i++) {
+        const model_tensor *t = &w->files.tensors[i];
+        hash128 hash;
+        s = identity_tensor(t, &hash);
+        if (s == STATUS_OK) s = identity_add(tensors, t->entry->name, hash);
+        if (s == STATUS_OK) s = signals_check("checking the base");
+    }
+    if (s == STATUS_OK) s = identity_digest(tensors, found);
+    json_decref(tensors);
+    TRY(s);
+    if (!strcmp(found, a->config.base_hash)) return STATUS_OK;
+    return status_fail(STATUS_MODEL,
+                       "%s was trained on another base than %s: its hash was %s, here it is "
+                       "%s; give the base that it was trained on",
+                       adapter, base, a->config.base_hash, found);
+}
+
 static status export_all(const command *c, const config *conf, const char *folder) {
     model_config m;
     weights w;
@@ -106,7 +131,9 @@ static status export_all(const command *c, const config *conf, const char *folde
     if (s == STATUS_OK) {
         s = peft_open(&adapter, adapter_folder(c, conf));
         if (s == STATUS_OK) {
-            s = export_merged(c, conf, folder, &m, &w, &adapter);
+            if (adapter.config.base_hash)
+                s = check_base(&w, &adapter, adapter_folder(c, conf), folder);
+            if (s == STATUS_OK) s = export_merged(c, conf, folder, &m, &w, &adapter);
             peft_close(&adapter);
         }
         weights_close(&w);
