@@ -43,6 +43,10 @@ static void messages_are_made_once_and_prefixed(void **state) {
     assert_memory_equal(status_message(), "short: xxx", 10);
     assert_true(strlen(status_message()) <= 4095);
     free(big);
+    status_fail(STATUS_DATA, "%s: \x1b[31mred", "two\nlines\r\n");
+    assert_string_equal(status_message(), "two lines  :  [31mred"); /* one line, no colours */
+    status_prefix(STATUS_DATA, "a\tb");
+    assert_string_equal(status_message(), "a b: two lines  :  [31mred");
     status_clear();
     assert_string_equal(status_message(), "");
 }
@@ -601,7 +605,9 @@ static void lines_are_whole_and_counted(void **state) {
 
 /* The sanitizer's malloc should fail as the real one does. */
 const char *__asan_default_options(void);
-const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
+const char *__asan_default_options(void) {
+    return "allocator_may_return_null=1";
+}
 
 int main(void) {
     json_setup();

@@ -38,7 +38,7 @@ static void defaults(void **state) {
     config_free(&c);
 }
 
-static void values_by_type(void **state) {
+static void row09_values_by_type(void **state) {
     config c;
     assert_ok(LOAD(&c, "sample_packing=No", "train_on_inputs=ON", "output_dir=no",
                    "lora_r=1_6", "max_steps=1e3", "num_epochs=.5", "learning_rate=\"2e-5\"",
@@ -68,7 +68,7 @@ static void values_by_type(void **state) {
     config_free(&c);
 }
 
-static void wrong_values(void **state) {
+static void row09_wrong_values(void **state) {
     static const struct {
         char *override;
         const char *part;
@@ -246,7 +246,7 @@ static char *fill(const char *begin, const char *unit, const char *end) {
     return words;
 }
 
-static void bombs(void **state) {
+static void row09_bombs(void **state) {
     static const struct {
         const char *begin, *unit, *end, *part;
     } cases[] = {
@@ -314,7 +314,7 @@ static void bombs(void **state) {
 
 /* 1,001 distinct keys; the walk past a million ways to be wrong must be an error, never a
  * crash. */
-static void too_many_keys_and_noise(void **state) {
+static void row09_too_many_keys_and_noise(void **state) {
     char *words = malloc(20000);
     size_t n = 0;
     for (int i = 0; i <= TREE_KEYS; i++) n += (size_t)sprintf(words + n, "k%d: 1\n", i);
@@ -495,13 +495,13 @@ int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults),
-        cmocka_unit_test(values_by_type),
-        cmocka_unit_test(wrong_values),
+        cmocka_unit_test(row09_values_by_type),
+        cmocka_unit_test(row09_wrong_values),
         cmocka_unit_test(rules),
         cmocka_unit_test(folding),
         cmocka_unit_test(intervals),
-        cmocka_unit_test(bombs),
-        cmocka_unit_test(too_many_keys_and_noise),
+        cmocka_unit_test(row09_bombs),
+        cmocka_unit_test(row09_too_many_keys_and_noise),
         cmocka_unit_test(resolved_reads_back),
         cmocka_unit_test(comparison),
         cmocka_unit_test(allocation_failures),

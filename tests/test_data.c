@@ -253,7 +253,7 @@ static dataset_source mixed_source(void) {
                             .prompt = {.format = "{instruction}:"}};
 }
 
-static void test_bad_rows(void **state) {
+static void row11_bad_rows_fail_or_are_skipped(void **state) {
     dataset d;
     dataset_options o = usual_options();
     dataset_source s = mixed_source();
@@ -727,7 +727,7 @@ int main(void) {
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_segments),
         cmocka_unit_test(test_tokenized),
-        cmocka_unit_test(test_bad_rows),
+        cmocka_unit_test(row11_bad_rows_fail_or_are_skipped),
         cmocka_unit_test(test_long_rows),
         cmocka_unit_test(test_slices_and_shards),
         cmocka_unit_test(test_shuffle_and_hold_out),

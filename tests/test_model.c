@@ -140,7 +140,7 @@ static void test_forms(void **state) {
 }
 
 /* Everything hostile or unsupported is one line of STATUS_MODEL that holds `part`. */
-static void test_hostile(void **state) {
+static void row10_hostile_config(void **state) {
     static const struct {
         const char *more, *part;
     } rows[] = {
@@ -156,6 +156,7 @@ static void test_hostile(void **state) {
         {"{\"vocab_size\": null}", "\"vocab_size\" is missing"},
         {"{\"vocab_size\": 1e18}", "must be an integer"},
         {"{\"num_hidden_layers\": 1000000000}", "num_hidden_layers is 1000000000"},
+        {"{\"num_hidden_layers\": 513}", "num_hidden_layers is 513; it must be in 1 .. 512"},
         {"{\"num_hidden_layers\": 0}", "num_hidden_layers is 0"},
         {"{\"intermediate_size\": 0}", "intermediate_size is 0"},
         {"{\"num_key_value_heads\": 0}", "num_key_value_heads is 0"},
@@ -223,6 +224,7 @@ static void test_hostile(void **state) {
         {"{\"model_type\": \"qwen3\", \"num_key_value_heads\": 2, \"layer_types\": [1, 2]}",
          "must be a string"},
     };
+    size_t used = mem_peak();
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         model_config c;
         json_t *j = llama_with(rows[i].more);
@@ -232,6 +234,25 @@ static void test_hostile(void **state) {
         assert_null(strchr(status_message(), '\n'));
         json_decref(j);
     }
+    assert_true(mem_peak() - used < 1 << 20);
+}
+
+/* A file that says NaN, infinity or a number beyond all types is refused where it says so. */
+static void row10_numbers_that_are_none(void **state) {
+    static const char *const values[] = {"NaN",    "Infinity", "-Infinity", "1e999",
+                                         "-1e999", "0x10",     "1e",        "+1"};
+    static const char *const keys[] = {"rope_theta", "rms_norm_eps", "head_dim"};
+    char path[600];
+    snprintf(path, sizeof path, "%s/config.json", scratch_folder("numbers"));
+    for (size_t k = 0; k < 3; k++)
+        for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+            char text[1000];
+            model_config c;
+            snprintf(text, sizeof text, "{" LLAMA ", \"%s\": %s}", keys[k], values[i]);
+            put_text(path, text);
+            assert_fails(model_config_open(&c, scratch("numbers")), STATUS_MODEL,
+                         "config.json:1:");
+        }
 }
 
 static void test_files(void **state) {
@@ -738,7 +759,8 @@ int main(void) {
         cmocka_unit_test(test_absent_keys),
         cmocka_unit_test(test_windows),
         cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(row10_hostile_config),
+        cmocka_unit_test(row10_numbers_that_are_none),
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_targets),

@@ -46,6 +46,26 @@ static void the_first_error_sticks_and_names_its_call(void **state) {
     parameter_table_free(&table);
 }
 
+/* Layers mostly come in order, which is quick; whatever comes out of order finds its page. */
+static void a_page_is_found_in_any_order(void **state) {
+    static const int32_t groups[] = {0, 1, 5, 1, 3, 5, -1, 3, 0, -1};
+    static const int32_t pages[] = {0, 1, 2, 1, 3, 2, 4, 3, 0, 4};
+    parameter_table table;
+    parameter_id id;
+    parameter_table_init(&table, 64);
+    for (int i = 0; i < 10; i++) {
+        tensor_format f = format_of(DTYPE_F32, 2, 3);
+        assert_int_equal(parameter_add(&table, "w", f, MEM_BASE, groups[i], &id), STATUS_OK);
+        assert_int_equal(table.items[id].page, pages[i]);
+        assert_int_equal(table.pages[table.items[id].page].group, groups[i]);
+    }
+    assert_int_equal(
+        parameter_add(&table, "w", format_of(DTYPE_F32, 2, 3), MEM_ADAPTER, 1, &id),
+        STATUS_OK);
+    assert_int_equal(table.items[id].page, 5);
+    parameter_table_free(&table);
+}
+
 static void a_sealed_program_takes_no_more(void **state) {
     tiny t = {.layers = 0};
     assert_int_equal(tiny_open(&t, 2, 0, DTYPE_F32, DTYPE_F32, ROWS, 64), STATUS_OK);
@@ -203,6 +223,7 @@ static void allocation_failures_leave_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_error_sticks_and_names_its_call),
+        cmocka_unit_test(a_page_is_found_in_any_order),
         cmocka_unit_test(a_sealed_program_takes_no_more),
         cmocka_unit_test(a_binding_must_fit_its_template),
         cmocka_unit_test(gradients_flow_only_where_they_are_asked_for),

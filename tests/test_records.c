@@ -113,7 +113,7 @@ static void test_window(void **state) {
 }
 
 /* A line that never ends is given up at the limit, not when memory is. */
-static void test_endless_line(void **state) {
+static void row11_endless_line(void **state) {
     const char *path = scratch("endless.jsonl");
     FILE *f = fopen(path, "wb");
     assert_int_equal(fseek(f, (1l << 30), SEEK_SET), 0); /* a sparse file of zeros */
@@ -130,7 +130,7 @@ static void test_endless_line(void **state) {
     unlink(path);
 }
 
-static void test_no_text_files(void **state) {
+static void row11_no_text_files(void **state) {
     expect_failure("a.parquet", "PAR1....", "to_json");
     expect_failure("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
                    "git lfs pull");
@@ -164,7 +164,7 @@ static void expect_bad_row(const char *text, size_t bytes, const char *message) 
 }
 #define BAD(text, message) expect_bad_row(text, sizeof text - 1, message)
 
-static void test_bad_rows_name_their_place(void **state) {
+static void row11_bad_rows_name_their_place(void **state) {
     BAD("{}\n{\"a\":1,}\n", "bad.jsonl:2:8: ");
     BAD("{}\n{\"a\":1,}\n", "`{\"a\":1,}`");
     BAD("[{},\n {\"a\":\n   tru}]", "bad.jsonl:3:6: ");
@@ -332,9 +332,9 @@ int main(void) {
         cmocka_unit_test(test_json_array),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_window),
-        cmocka_unit_test(test_endless_line),
-        cmocka_unit_test(test_no_text_files),
-        cmocka_unit_test(test_bad_rows_name_their_place),
+        cmocka_unit_test(row11_endless_line),
+        cmocka_unit_test(row11_no_text_files),
+        cmocka_unit_test(row11_bad_rows_name_their_place),
         cmocka_unit_test(test_quotes_are_printable),
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_folders),

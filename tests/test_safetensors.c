@@ -40,7 +40,7 @@ static void accept(const char *header, size_t bytes) {
 
 /* ---- the reader ---- */
 
-static void reference_verdicts(void **state) {
+static void row07_reference_verdicts(void **state) {
     need_fixtures();
     json_t *all;
     assert_ok(json_read_file(FIXTURES "/malformed/safetensors/expected.json", 1 << 20,
@@ -63,14 +63,14 @@ static void reference_verdicts(void **state) {
     json_decref(all);
 }
 
-static void git_lfs_pointer_is_named(void **state) {
+static void row07_git_lfs_pointer_is_named(void **state) {
     need_fixtures();
     safetensors st;
     assert_fails(safetensors_open(&st, FIXTURES "/malformed/misc/lfs_pointer.safetensors"),
                  STATUS_MODEL, "git lfs pull");
 }
 
-static void header_rules(void **state) {
+static void row07_header_rules(void **state) {
     accept("{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
     accept("{\"a\":{\"dtype\":\"F4\",\"shape\":[4],\"data_offsets\":[0,2]}}", 2);
     accept("{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
@@ -110,7 +110,7 @@ static void header_rules(void **state) {
     refuse("", 0, "");
 }
 
-static void numbers_at_the_edge(void **state) {
+static void row07_numbers_at_the_edge(void **state) {
     static const char *const hostile[] = {
         "[0,9223372036854775807]",
         "[9223372036854775807,9223372036854775807]",
@@ -186,7 +186,7 @@ static void a_shrinking_file_is_an_error(void **state) {
 }
 
 /* Whatever happens to the bytes, the answer is a status; what opens can be read. */
-static void mutations_never_crash(void **state) {
+static void row07_mutations_never_crash(void **state) {
     static const char header[] =
         "{\"__metadata__\":{\"format\":\"pt\"},\"a.b\":{\"dtype\":\"F32\",\"shape\":[2,3],"
         "\"data_offsets\":[0,24]},\"c\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":["
@@ -626,6 +626,8 @@ static void what_is_not_plain_lora_is_refused(void **state) {
     refuse_adapter("{\"target_modules\":{}}", "target_modules");
     refuse_adapter("{\"rank_pattern\":{\".*proj\":2}}", "plain module names");
     refuse_adapter("{\"rank_pattern\":{\"q_proj\":4}}", "rank_pattern says 4");
+    refuse_adapter("{\"rank_pattern\":{\"q_proj\":1e19}}", "rank_pattern says 1e+19");
+    refuse_adapter("{\"rank_pattern\":{\"q_proj\":2.5}}", "rank_pattern says 2.5");
     refuse_adapter("{\"alpha_pattern\":{\"q_proj\":\"4\"}}", "must be a number");
 }
 
@@ -940,13 +942,13 @@ static void eight_bit_weights_are_named(void **state) {
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reference_verdicts),
-        cmocka_unit_test(git_lfs_pointer_is_named),
-        cmocka_unit_test(header_rules),
-        cmocka_unit_test(numbers_at_the_edge),
+        cmocka_unit_test(row07_reference_verdicts),
+        cmocka_unit_test(row07_git_lfs_pointer_is_named),
+        cmocka_unit_test(row07_header_rules),
+        cmocka_unit_test(row07_numbers_at_the_edge),
         cmocka_unit_test(reads_what_is_there),
         cmocka_unit_test(a_shrinking_file_is_an_error),
-        cmocka_unit_test(mutations_never_crash),
+        cmocka_unit_test(row07_mutations_never_crash),
         cmocka_unit_test(writes_and_reads_back),
         cmocka_unit_test(writes_the_references_bytes),
         cmocka_unit_test(the_writer_wants_what_was_declared),

@@ -247,7 +247,7 @@ static void test_ids_and_labels(void **state) {
 
 /* ---- what is not text of the template ---- */
 
-static void test_user_text_stays_text(void **state) {
+static void row11_user_text_stays_text(void **state) {
     token_names names = open_mini("mini", NULL);
     chat_template *t;
     span_builder b = {.names = names};
@@ -384,7 +384,7 @@ int main(void) {
         cmocka_unit_test(test_models_templates_equal_jinja),
         cmocka_unit_test(test_fixture_renderings),
         cmocka_unit_test(test_ids_and_labels),
-        cmocka_unit_test(test_user_text_stays_text),
+        cmocka_unit_test(row11_user_text_stays_text),
         cmocka_unit_test(test_choosing),
         cmocka_unit_test(test_rows_of_messages),
         cmocka_unit_test(test_rows_that_are_refused),

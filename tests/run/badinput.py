@@ -3,6 +3,7 @@ nothing overwritten."""
 import glob
 import json
 import os
+import resource
 import shutil
 import unittest
 
@@ -21,9 +22,9 @@ class BadInput(nibble.Case):
     def configure(self, **keys):
         nibble.write_config(self.path("config.yaml"), nibble.config(max_steps=1, **keys))
 
-    def refused(self, code, *words, keys=(), verb="train"):
+    def refused(self, code, *words, keys=(), verb="train", limit=None):
         """The run ends with this code and one line that has these words; no result is written."""
-        r = nibble.run(self.dir, verb, "--config", "config.yaml", *keys)
+        r = nibble.run(self.dir, verb, "--config", "config.yaml", *keys, limit=limit)
         self.assertEqual(r.code, code, r)
         lines = [line for line in r.err.splitlines() if line.startswith("error:")]
         self.assertEqual(len(lines), 1, r)
@@ -82,7 +83,7 @@ class BadInput(nibble.Case):
                 os.rename(self.path("kept"), self.path("base", name))
 
     @unittest.skipUnless(os.path.isdir(MALFORMED), "no fixtures: ../shared is absent")
-    def test_malformed_safetensors(self):
+    def test_row07_malformed_safetensors(self):
         files = sorted(glob.glob(os.path.join(MALFORMED, "safetensors", "*.safetensors")))
         self.assertGreaterEqual(len(files), 20)
         for path in files:  # the good ones lack the model's tensors
@@ -91,7 +92,7 @@ class BadInput(nibble.Case):
                 self.refused(nibble.MODEL)
 
     @unittest.skipUnless(os.path.isdir(MALFORMED), "no fixtures: ../shared is absent")
-    def test_lfs_pointers(self):
+    def test_row07_lfs_pointers(self):
         for source, name in (("lfs_pointer.safetensors", "model.safetensors"),
                              ("lfs_pointer_tokenizer.json", "tokenizer.json")):
             with self.subTest(file=name):
@@ -126,7 +127,10 @@ class BadInput(nibble.Case):
             nibble.write_safetensors(path, tensors)
             self.refused(nibble.MODEL, "model.layers.0.mlp.up_proj.weight")
 
-    def test_broken_config_json(self):
+    def test_row10_broken_config_json(self):
+        """Refused when planning, in the memory of a small program."""
+        limit = None if nibble.SANITIZED else lambda: resource.setrlimit(
+            resource.RLIMIT_DATA, (256 << 20, 256 << 20))
         path = self.path("base", "config.json")
         good = json.loads(nibble.read(path))
         for key, value in (("num_attention_heads", 0), ("hidden_size", 2 ** 31),
@@ -135,7 +139,9 @@ class BadInput(nibble.Case):
                            ("num_key_value_heads", 3), ("intermediate_size", None)):
             with self.subTest(key=key, value=value):
                 nibble.write(path, json.dumps(dict(good, **{key: value})))
-                self.refused(nibble.MODEL, "config.json" if key != "model_type" else "mamba")
+                for verb in ("plan", "train"):
+                    self.refused(nibble.MODEL, "config.json" if key != "model_type" else "mamba",
+                                 verb=verb, limit=limit)
         nibble.write(path, "{")
         self.refused(nibble.MODEL, "config.json")
 
@@ -147,7 +153,7 @@ class BadInput(nibble.Case):
 
     # ---- the data ----
 
-    def test_rows(self):
+    def test_row11_rows(self):
         good = nibble.read(self.path("rows.jsonl"))
         for line, *words in (
                 (b'{"input_ids": [1, 2', "rows.jsonl:9"),
@@ -157,7 +163,9 @@ class BadInput(nibble.Case):
                 (b'{"input_ids": [1, 5000], "labels": [1, 5000]}', "rows.jsonl:9", "5000"),
                 (b'{"input_ids": [1, -3], "labels": [1, 2]}', "rows.jsonl:9"),
                 (b'{"text": "x"}', "rows.jsonl:9", "input_ids"),
-                (b'{"input_ids": [1, 2], "labels": [1, 2], "t": "\xff"}', "rows.jsonl:9")):
+                (b'{"input_ids": [1, 2], "labels": [1, 2], "t": "\xff"}', "rows.jsonl:9:46"),
+                (b'{"input_ids": [1, 2], "labels": [1, 2], "t": "\\ud800"}', "rows.jsonl:9:"),
+                (b'\r\n\r\n {"input_ids": [1, 2,]}\r', "rows.jsonl:11:")):
             with self.subTest(line=line):
                 nibble.write(self.path("rows.jsonl"), good + line + b"\n")
                 self.refused(nibble.DATA, *words)
@@ -168,6 +176,20 @@ class BadInput(nibble.Case):
                 self.refused(nibble.DATA, "rows.jsonl" if b"labels" not in what else "")
         os.unlink(self.path("rows.jsonl"))
         self.refused(nibble.DATA, "rows.jsonl")
+
+    def test_row11_bad_rows_are_skipped_and_counted(self):
+        """on_bad_row: fail stops at the first; skip leaves them out and says how many."""
+        bad = b'{"input_ids": [1, "x"]}\n{"input_ids": [2, 2], "t": "\xff"}\n{"input_ids": [\n'
+        nibble.write(self.path("rows.jsonl"), nibble.read(self.path("rows.jsonl")) + bad)
+        self.refused(nibble.DATA, "rows.jsonl:9")
+        self.refused(nibble.DATA, "rows.jsonl:9", keys=("on_bad_row=fail",))
+        self.refused(nibble.USAGE, "on_bad_row", keys=("on_bad_row=ignore",))
+        r = nibble.run(self.dir, "check", "--config", "config.yaml", "on_bad_row=skip")
+        self.assertEqual(r.code, 0, r)
+        self.assertIn("3 bad rows skipped", r.out + r.err)
+        self.assertIn("rows.jsonl:9", r.out + r.err)
+        r = self.job("on_bad_row=skip")
+        self.assertIn("3 bad rows skipped", r.out + r.err)
 
     def test_order_of_check(self):
         """check stops with the code of the first thing wrong: configuration, model, data."""

@@ -23,6 +23,19 @@ FULL = os.environ.get("NIBBLE_FULL") == "1"
 SKIPPED = 77
 TIMEOUT = 300
 
+
+def _is_sanitized():
+    """Sanitizers reserve terabytes of addresses and keep freed memory: limits mean nothing then."""
+    if not os.path.exists(TRAIN):
+        return False
+    with open(TRAIN, "rb") as f:
+        program = f.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
+
+
+SANITIZED = _is_sanitized()
+NEEDS_LIMITS = unittest.skipIf(SANITIZED, "memory limits under a sanitizer")
+
 # exit codes, as in common/status.h
 OK, USAGE, DATA, MODEL, DIVERGED, MEMORY, IO, LOCKED, INTERRUPTED = 0, 2, 3, 4, 5, 6, 7, 9, 75
 
