@@ -1,18 +1,14 @@
-#!/usr/bin/env python3
-"""Do the real libraries read what checkpoints/ writes, and the other way round?
+"""Do the real libraries read what checkpoints/ writes, and the other way round? And what a training
+run leaves behind: safetensors, HDF5, TensorBoard.
 
-    cmake --build build --target interop_formats
-    python3 tests/interop/formats.py build/tests/interop_formats
-
-Needs torch, transformers, peft, bitsandbytes, safetensors, h5py; not part of the test suite.
-"""
+The C half is interop_formats (formats.c): it writes one of each with known numbers."""
 import copy
+import glob
 import json
 import math
+import os
 import pathlib
 import subprocess
-import sys
-import tempfile
 
 import bitsandbytes as bnb
 import h5py
@@ -21,9 +17,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-TOOL = sys.argv[1]
+import models
+import nibble
+import ours
+
+TOOL = os.environ["NIBBLE_FORMATS"]
 ROWS, COLS, RANK = 172, 64, 4
 
 
@@ -130,12 +131,77 @@ def our_hdf5_in_h5py(folder):
         assert f["layer.0"].id.get_offset() % 4096 == 0
 
 
-with tempfile.TemporaryDirectory() as name:
-    scratch = pathlib.Path(name)
-    run("write", scratch)
-    our_adapter_in_peft(scratch / "adapter")
-    pefts_adapter_here(scratch)
-    our_bnb_there(scratch)
-    their_bnb_here(scratch)
-    our_hdf5_in_h5py(scratch)
-print("all formats agree with the real libraries")
+# ---- what a training run writes ----
+
+
+def trained(place):
+    """A run with evaluation and a checkpoint; its output folder."""
+    models.make_base(place.path("base"), "llama2")
+    nibble.make_rows(place.path("rows.jsonl"))
+    nibble.write_config(place.path("config.yaml"), nibble.config(
+        val_set_size=4, eval_steps=2, save_strategy="steps", save_steps=3))
+    ours.run(place.path(), "train", "--config", "config.yaml")
+    return place.path("out")
+
+
+def tensorboard(place):
+    """Every number of metrics.jsonl is a scalar, in the order of the steps, and none is too many."""
+    out = trained(place)
+    events = EventAccumulator(os.path.join(out, "runs"), size_guidance={"scalars": 0}).Reload()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    want = {}
+    for line in nibble.metrics(out):
+        for key, value in line.items():
+            if key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                want.setdefault(key, []).append((line["step"], float(np.float32(value))))
+    got = {}
+    for tag in sorted(scalars):  # "train/loss", "eval/eval_loss"
+        got.setdefault(tag.split("/", 1)[1], []).extend(scalars[tag])
+    for key in sorted(set(want) | set(got)):
+        if sorted(want.get(key, [])) != sorted(got.get(key, [])):
+            raise ours.Differs("%s: %s in metrics.jsonl, %s in TensorBoard" % (
+                key, want.get(key, [])[:3], got.get(key, [])[:3]))
+    return "%d scalars of %d tags" % (sum(map(len, scalars.values())), len(scalars))
+
+
+def run_files(place):
+    """safetensors opens the adapter, and h5py all of a checkpoint: contiguous, without filters."""
+    out = trained(place)
+    adapter = load_file(os.path.join(out, "adapter_model.safetensors"))
+    (path,) = glob.glob(os.path.join(out, "checkpoints", "step-000006.h5"))
+    seen, plain = [], set()
+    with h5py.File(path) as f:
+        def visit(name, item):
+            if isinstance(item, h5py.Dataset):
+                seen.append(name)
+                plain.add(item.chunks is None and item.compression is None)
+                item[()]
+        f.visititems(visit)
+        same = [k for k in adapter for name in seen
+                if f[name].dtype == np.float32 and f[name].size == adapter[k].numel()
+                and np.array_equal(f[name][()].reshape(-1), adapter[k].numpy().reshape(-1))]
+    if plain != {True}:
+        raise ours.Differs("a dataset of the checkpoint is chunked or filtered")
+    if set(same) != set(adapter):
+        raise ours.Differs("the checkpoint lacks %s of the adapter" % sorted(set(adapter) - set(same))[:3])
+    return "%d datasets, the adapter's %d tensors among them" % (len(seen), len(adapter))
+
+
+def row(check, *parts):
+    def body(place):
+        scratch = pathlib.Path(place.path())
+        run("write", scratch)
+        check(*(scratch / part if part else scratch for part in parts))
+        return check.__name__.replace("_", " ")
+    return body
+
+
+TABLE = [
+    ("files/peft", row(our_adapter_in_peft, "adapter")),
+    ("files/peft-here", row(pefts_adapter_here, "")),
+    ("files/bitsandbytes", row(our_bnb_there, "")),
+    ("files/bitsandbytes-here", row(their_bnb_here, "")),
+    ("files/hdf5", row(our_hdf5_in_h5py, "")),
+    ("files/run", run_files),
+    ("files/tensorboard", tensorboard),
+]
