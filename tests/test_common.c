@@ -603,9 +603,13 @@ static void lines_are_whole_and_counted(void **state) {
     mem_free(back);
 }
 
-/* The sanitizer's malloc should fail as the real one does. */
+/* A sanitizer's malloc should fail as the real one does. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) {
+    return "allocator_may_return_null=1";
+}
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) {
     return "allocator_may_return_null=1";
 }
 
