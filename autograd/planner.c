@@ -317,45 +317,6 @@ static status choose(request *r, const plan_policy *policy, plan **out, bool *fi
     return STATUS_OK;
 }
 
-/* Settings that would fit, each planned again here; cheapest in time first. */
-static void remedies(request *r, const plan_policy *policy, char *text, size_t bytes) {
-    static const struct {
-        const char *words;
-        activation_mode activations;
-        base_place base;
-        bool page;
-    } list[] = {
-        {"memory.activations=recompute", ACTIVATIONS_RECOMPUTE, BASE_AUTO, false},
-        {"memory.optimizer=paged", ACTIVATIONS_AUTO, BASE_AUTO, true},
-        {"memory.activations=offload", ACTIVATIONS_OFFLOAD, BASE_AUTO, false},
-        {"memory.base=host", ACTIVATIONS_AUTO, BASE_HOST, false},
-        {"memory.base=disk", ACTIVATIONS_AUTO, BASE_DISK, false},
-        {"memory.base=disk memory.activations=recompute", ACTIVATIONS_RECOMPUTE, BASE_DISK,
-         false},
-        {"memory.base=disk memory.activations=recompute memory.optimizer=paged",
-         ACTIVATIONS_RECOMPUTE, BASE_DISK, true},
-    };
-    int offered = 0;
-    text[0] = 0;
-    for (size_t i = 0; i < sizeof list / sizeof *list && offered < 3; i++) {
-        plan_policy q = *policy;
-        if (list[i].activations != ACTIVATIONS_AUTO) q.activations = list[i].activations;
-        if (list[i].base != BASE_AUTO) q.base = list[i].base;
-        q.page_optimizer |= list[i].page;
-        if (!memcmp(&q, policy, sizeof q) || (list[i].base == BASE_DISK && !q.disk_possible))
-            continue;
-        plan *p = NULL;
-        bool fits;
-        if (choose(r, &q, &p, &fits) != STATUS_OK || !fits) continue;
-        plan_free(p);
-        size_t n = strlen(text);
-        snprintf(text + n, bytes - n, "%s%s", offered++ ? "; or " : "", list[i].words);
-    }
-    if (!offered)
-        snprintf(text, bytes,
-                 "a smaller sequence_len or micro_batch_size (no placement of this one fits)");
-}
-
 /* FLOPs and traffic of every program. */
 static status price(plan *p, const backend_rates *rates) {
     backend *rehearsal;
@@ -370,26 +331,37 @@ static status price(plan *p, const backend_rates *rates) {
     return s;
 }
 
+status plan_try(plan **out, int64_t *missing, const plan_request *q) {
+    *out = NULL;
+    request r = {q->b, q->table, q->programs, q->count, INT64_MAX};
+    bool fits;
+    TRY(choose(&r, q->policy, out, &fits));
+    *missing = fits ? 0 : r.least;
+    if (!fits) return STATUS_OK;
+    status s = price(*out, q->rates);
+    if (s == STATUS_OK) return STATUS_OK;
+    plan_free(*out);
+    *out = NULL;
+    return s;
+}
+
 status plan_make(plan **out, backend *b, const parameter_table *table,
                  const program *const *programs, int count, const plan_policy *policy,
                  const backend_rates *rates) {
-    *out = NULL;
-    request r = {b, table, programs, count, INT64_MAX};
-    bool fits;
-    TRY(choose(&r, policy, out, &fits));
-    if (fits) {
-        status s = price(*out, rates);
-        if (s != STATUS_OK) {
-            plan_free(*out);
-            *out = NULL;
-        }
-        return s;
-    }
-    int64_t missing = r.least;
+    plan_request q = {b, table, programs, count, policy, rates};
+    int64_t missing;
     char text[512];
-    remedies(&r, policy, text, sizeof text);
+    TRY(plan_try(out, &missing, &q));
+    if (*out) return STATUS_OK;
+    TRY(plan_remedies(&q, text, sizeof text));
+    double mib = (double)missing / 1048576.0;
+    if (!*text)
+        return status_fail(
+            STATUS_MEMORY,
+            "the plan needs %.1f MiB more than the memory allowed, and " PLAN_NO_PLACEMENT
+            ": make micro_batch_size or sequence_len smaller",
+            mib);
     return status_fail(
         STATUS_MEMORY,
-        "the plan needs %.1f MiB more than the memory allowed; what would fit: %s",
-        (double)missing / 1048576.0, text);
+        "the plan needs %.1f MiB more than the memory allowed; what would fit: %s", mib, text);
 }

@@ -68,6 +68,23 @@ status plan_make(plan **out, backend *b, const parameter_table *table,
                  const program *const *programs, int count, const plan_policy *policy,
                  const backend_rates *rates);
 void plan_free(plan *p);
+/* In the message when no placement at all fits: the programs are too large. */
+#define PLAN_NO_PLACEMENT "no placement of it fits"
+
+/* plan_make's arguments, for remedies.c. */
+typedef struct plan_request {
+    backend *b;
+    const parameter_table *table;
+    const program *const *programs;
+    int count;
+    const plan_policy *policy;
+    const backend_rates *rates;
+} plan_request;
+/* The same without a message: *out NULL when it does not fit, *missing bytes then. */
+status plan_try(plan **out, int64_t *missing, const plan_request *q);
+/* Up to three settings that would fit, each planned, the fastest first: "A B; or C". Empty: none.
+ */
+status plan_remedies(const plan_request *q, char *text, size_t bytes);
 
 /* One run of program `program` with `rows` rows that hold `load`. */
 typedef struct plan_cost {

@@ -18,6 +18,14 @@ static status check_phase(const char *phase) {
     return signals_check(phase);
 }
 
+static void warn_of_positions(const model_config *m, const dataset_report *rows) {
+    if (rows->longest > m->positions)
+        log_warn("the longest row has %lld tokens, and the model has learned %lld positions "
+                 "(max_position_embeddings): what lies beyond is guesswork to it; a smaller "
+                 "sequence_len drops such rows",
+                 (long long)rows->longest, (long long)m->positions);
+}
+
 static status open_rows(run *r, const train_request *q) {
     const config *c = r->c;
     const char *today = NULL; /* a template may state the date: that of the run's beginning */
@@ -28,6 +36,7 @@ static status open_rows(run *r, const train_request *q) {
     TRY(corpus_open(&r->rows, c, r->s.tok, q->model_folder, (int32_t)r->s.model.vocab, today));
     snprintf(r->identity.template_date, sizeof r->identity.template_date, "%s",
              r->rows.train.report.template_date);
+    warn_of_positions(&r->s.model, &r->rows.train.report);
     char *text = dataset_describe(&r->rows.train, &r->rows.options);
     if (!text) return STATUS_MEMORY;
     if (*text) log_info("%s", text);
@@ -63,6 +72,45 @@ static status plan_capacities(run *r) {
     return sample_plan(r);
 }
 
+/* After "no placement fits": the largest part of the micro-batch that does, with as many times
+ * the accumulation, so that the result is the same. *words: the settings; empty: none. */
+static status smaller_batch(run *r, char *words, size_t bytes) {
+    static const char fits[] = "what would fit: ";
+    session_request *q = &r->s.request;
+    int64_t whole = r->c->micro_batch_size, capacity = q->train_capacity;
+    uint64_t failures = mem_failures();
+    *words = 0;
+    for (int64_t m = whole - 1; m > 0 && !*words; m--) {
+        if (whole % m) continue;
+        session_unplan(&r->s);
+        q->train_capacity = min_i64(capacity, round_up_i64(m * r->c->sequence_len, 64));
+        status s = session_plan(&r->s);
+        if (s != STATUS_OK && (s != STATUS_MEMORY || mem_failures() != failures)) return s;
+        const char *more = s == STATUS_OK ? "" : strstr(status_message(), fits);
+        if (!more) continue;
+        more += *more ? sizeof fits - 1 : 0;
+        snprintf(words, bytes, "micro_batch_size=%lld gradient_accumulation_steps=%lld%s%.*s",
+                 (long long)m, (long long)(r->c->gradient_accumulation_steps * (whole / m)),
+                 *more ? " " : "", (int)strcspn(more, ";"), more);
+    }
+    return STATUS_OK;
+}
+
+static status plan_run(run *r) {
+    uint64_t failures = mem_failures();
+    status s = session_plan(&r->s);
+    if (s != STATUS_MEMORY || mem_failures() != failures) return s;
+    const char *none = strstr(status_message(), ", and " PLAN_NO_PLACEMENT);
+    if (!none) return s;
+    char message[512], missing[256], words[256];
+    snprintf(message, sizeof message, "%s", status_message());
+    snprintf(missing, sizeof missing, "%.*s", (int)(none - status_message()),
+             status_message());
+    TRY(smaller_batch(r, words, sizeof words));
+    if (!*words) return status_fail(STATUS_MEMORY, "%s", message);
+    return status_fail(STATUS_MEMORY, "%s; what would fit: %s", missing, words);
+}
+
 status train_open(run *r, const config *c, const train_request *q) {
     r->c = c;
     r->resumed_from = r->save_retry_at = -1;
@@ -78,7 +126,7 @@ status train_open(run *r, const config *c, const train_request *q) {
     TRY(check_phase("reading the model's headers"));
     TRY(open_rows(r, q));
     TRY(plan_capacities(r));
-    TRY(session_plan(&r->s));
+    TRY(plan_run(r));
     session_fingerprint(&r->s, r->identity.fingerprint, sizeof r->identity.fingerprint);
     r->identity.config = c->resolved;
     return STATUS_OK;
@@ -171,6 +219,7 @@ static status begin(run *r) {
 static status train_in(run *r, const train_request *q, bool resuming) {
     if (resuming || r->c->resume_from_checkpoint) TRY(find_checkpoint(r));
     if (r->from.path) TRY(same_config(r, q));
+    log_info("%s", r->c->resolved);
     TRY(train_open(r, r->c, q));
     finish_print_plan(r);
     TRY(session_load(&r->s));
