@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import struct
 import subprocess
 
 import nibble
@@ -165,6 +166,65 @@ class System(Case):
             self.skipTest("strace may not trace here")
         self.assertEqual(p.returncode, nibble.OK, p.stderr)
         return [c.replace('\\"', '"') for c in nibble.read(log).decode().splitlines()]
+
+
+class LargeModel(nibble.Case):
+    """Quantizing and merging a model more than ten times larger than the memory allowed."""
+    LIMIT = 44 * MIB  # RLIMIT_DATA counts all private writable memory, stacks of threads too
+
+    def setUp(self):
+        super().setUp()
+        shape = dict(hidden_size=1024, intermediate_size=3072, head_dim=64, vocab_size=264,
+                     num_attention_heads=16, num_key_value_heads=16)
+        nibble.make_model(self.path("base"), num_hidden_layers=0, **shape)
+        config = nibble.json.loads(nibble.read(self.path("base", "config.json")))
+        config["num_hidden_layers"] = 18
+        nibble.write(self.path("base", "config.json"), nibble.json.dumps(config))
+        self.bytes = self.write_zeros(nibble.model_shapes(config))
+        self.assertGreater(self.bytes, 10 * self.LIMIT)
+
+    def write_zeros(self, shapes):
+        """A file with holes: large, and takes no space."""
+        head, at = {}, 0
+        for name, shape in shapes.items():
+            n = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+            head[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + n]}
+            at += n
+        text = nibble.json.dumps(head).encode()
+        with open(self.path("base", "model.safetensors"), "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text)
+            f.truncate(8 + len(text) + at)
+        return at
+
+    def limited(self, *arguments):
+        r = nibble.run(self.dir, *arguments, "--threads", 1, limit=lambda: resource.setrlimit(
+            resource.RLIMIT_DATA, (self.LIMIT, self.LIMIT)))
+        self.assertEqual(r.code, nibble.OK, r)
+
+    def test_quantize(self):
+        self.limited("quantize", "--model", "base", "--out", "base.h5", "adapter=qlora",
+                     "load_in_4bit=true")
+        self.assertGreater(os.path.getsize(self.path("base.h5")), self.bytes // 4)
+
+    def test_export(self):
+        name = "base_model.model.model.layers.3.self_attn.q_proj.lora_%s.weight"
+        os.mkdir(self.path("adapter"))
+        ones = {name % "A": ("F32", [2, 1024], nibble.f32_bytes([1.0] * 2048)),
+                name % "B": ("F32", [1024, 2], nibble.f32_bytes([1.0] * 2048))}
+        nibble.write_safetensors(self.path("adapter", "adapter_model.safetensors"), ones)
+        nibble.write(self.path("adapter", "adapter_config.json"), nibble.json.dumps(
+            {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"],
+             "layers_to_transform": [3], "task_type": "CAUSAL_LM"}))
+        self.limited("export", "--model", "base", "--adapter", "adapter", "--out", "merged")
+        merged = self.path("merged", "model.safetensors")
+        self.assertGreater(os.path.getsize(merged), self.bytes)
+        with open(merged, "rb") as f:
+            head = nibble.json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+            start = f.tell()
+            for layer, value in ((3, 2.0), (4, 0.0)):
+                q = head["model.layers.%d.self_attn.q_proj.weight" % layer]
+                f.seek(start + q["data_offsets"][0])
+                self.assertEqual(f.read(4), nibble.bf16_bytes([value] * 2))
 
 
 if __name__ == "__main__":
