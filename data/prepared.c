@@ -78,12 +78,26 @@ static status read_arrays(const file *f, const header *h, row_set *rows,
     return hash_equal(sum, wanted) ? STATUS_OK : broken(f, "its checksum is wrong");
 }
 
+/* The checksum speaks of damage only; a file that lies is to be harmless too. */
+static bool is_sound(const row_set *rows, int64_t tokens, const dataset_report *r) {
+    bool sound = rows->offsets[0] == 0 && rows->offsets[rows->count] == tokens &&
+                 memchr(r->first_bad, 0, sizeof r->first_bad) &&
+                 memchr(r->template_name, 0, sizeof r->template_name) &&
+                 memchr(r->template_date, 0, sizeof r->template_date);
+    for (int64_t i = 0; i < rows->count && sound; i++)
+        sound = rows->offsets[i] < rows->offsets[i + 1];
+    for (int64_t i = 0; i < tokens && sound; i++) sound = rows->ids[i] >= 0;
+    return sound;
+}
+
 static status read_file(const char *path, row_set *rows, dataset_report *report) {
     file f;
     header h;
     TRY(file_open(&f, path));
     status s = read_header(&f, &h);
     if (s == STATUS_OK) s = read_arrays(&f, &h, rows, report);
+    if (s == STATUS_OK && !is_sound(rows, h.tokens, report))
+        s = broken(&f, "its rows do not fit together");
     file_close(&f);
     if (s != STATUS_OK) row_set_free(rows);
     return s;

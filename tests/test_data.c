@@ -483,6 +483,30 @@ static void test_broken_prepared_rows(void **state) {
         expect_same(&again.train, &d.train);
         dataset_close(&again);
     }
+    const size_t rows_at = 56 + sizeof(dataset_report); /* offsets, then ids: prepared.c */
+    const struct {
+        size_t at;
+        int64_t value;
+    } lies[] = {{rows_at, 2},
+                {rows_at + 8, 1ll << 40},
+                {rows_at + 8, -8},
+                {rows_at + 16, 0},
+                {rows_at + 6 * 8, -1}};
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) { /* with the right checksum */
+        char *bad = malloc(bytes);
+        memcpy(bad, good, bytes);
+        memcpy(bad + lies[i].at, &lies[i].value, 8);
+        hash128 sum = hash_bytes(bad + 32, bytes - 32);
+        memcpy(bad + 16, &sum.low, 8);
+        memcpy(bad + 24, &sum.high, 8);
+        put_file(path, bad, bytes);
+        free(bad);
+        assert_ok(dataset_open(&again, &s, 1, &o));
+        assert_false(again.from_prepared);
+        assert_non_null(strstr(again.prepared_note, "do not fit together"));
+        expect_same(&again.train, &d.train);
+        dataset_close(&again);
+    }
     free(good);
     for (int k = 1; k < 10; k++) { /* the disk is full */
         unlink(path);

@@ -6,9 +6,10 @@
 
 static model_config model;
 
-static const char small[] = "{\"model_type\": \"llama\", \"vocab_size\": 32, \"hidden_size\": 8,"
-                            "\"intermediate_size\": 16, \"num_hidden_layers\": 2,"
-                            "\"num_attention_heads\": 2}";
+static const char small[] =
+    "{\"model_type\": \"llama\", \"vocab_size\": 32, \"hidden_size\": 8,"
+    "\"intermediate_size\": 16, \"num_hidden_layers\": 2,"
+    "\"num_attention_heads\": 2}";
 
 static void read_matrix(const peft_adapter *p, const safetensors_entry *e) {
     fuzz_require(e->elements <= p->weights.file.size);
@@ -33,7 +34,8 @@ static void use(const peft_adapter *p) {
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     json_t *json;
     fuzz_setup();
-    fuzz_require(json_read_text(small, strlen(small), "small", STATUS_MODEL, &json) == STATUS_OK);
+    fuzz_require(json_read_text(small, strlen(small), "small", STATUS_MODEL, &json) ==
+                 STATUS_OK);
     fuzz_require(model_config_read(&model, json, NULL, "small") == STATUS_OK);
     json_decref(json);
     return 0;

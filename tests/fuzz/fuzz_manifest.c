@@ -20,7 +20,8 @@ static void make_checkpoint(void) {
 
 static void make_cache(void) {
     static char page[PAGE];
-    cache_item items[] = {{.name = "layer.0", .bytes = PAGE}, {.name = "layer.1", .bytes = 64}};
+    cache_item items[] = {{.name = "layer.0", .bytes = PAGE},
+                          {.name = "layer.1", .bytes = 64}};
     json_t *metadata = json_pack("{s:s}", "format", "nf4");
     cache_writer w;
     fuzz_require(cache_create(&w, fuzz_path("base.h5"), items, 2) == STATUS_OK);

@@ -19,7 +19,8 @@ static void check_promises(const model_config *c) {
     for (int32_t l = 0; l < c->layers; l++) fuzz_require(c->windows[l] >= 0);
     for (int32_t i = 0; i < c->head_dim / 2; i++)
         fuzz_require(c->inv_freq[i] - c->inv_freq[i] == 0);
-    for (int i = 0; i < c->eos_count; i++) fuzz_require(c->eos[i] >= 0 && c->eos[i] < c->vocab);
+    for (int i = 0; i < c->eos_count; i++)
+        fuzz_require(c->eos[i] >= 0 && c->eos[i] < c->vocab);
     fuzz_require(model_config_parameters(c, c->tied) > 0);
 }
 
@@ -33,11 +34,12 @@ static status record_run(const decoder *d, program *programs[3]) {
 static void make_plan(const decoder *d) {
     program *programs[3] = {NULL, NULL, NULL};
     plan *p = NULL;
-    plan_policy policy = {.device_budget = BUDGET, .host_budget = BUDGET, .disk_possible = true};
+    plan_policy policy = {
+        .device_budget = BUDGET, .host_budget = BUDGET, .disk_possible = true};
     unsigned codes = MAY_FAIL(STATUS_MODEL) | MAY_FAIL(STATUS_MEMORY);
     if (fuzz_succeeds(record_run(d, programs), codes)) {
-        status s = plan_make(&p, cpu, &d->table, (const program *const *)programs, 3, &policy,
-                             NULL);
+        status s =
+            plan_make(&p, cpu, &d->table, (const program *const *)programs, 3, &policy, NULL);
         if (fuzz_succeeds(s, codes)) {
             fuzz_require(p->device_bytes <= BUDGET && p->host_bytes <= BUDGET);
             plan_free(p);

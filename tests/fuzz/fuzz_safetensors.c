@@ -31,7 +31,8 @@ static void read_weight(const model_files *m, const char *name) {
     bnb_weight w;
     bool found;
     int64_t bytes;
-    if (!fuzz_succeeds(bnb_find(m, name, &w, &found), MAY_FAIL(STATUS_MODEL)) || !found) return;
+    if (!fuzz_succeeds(bnb_find(m, name, &w, &found), MAY_FAIL(STATUS_MODEL)) || !found)
+        return;
     fuzz_require(format_bytes(&w.format, &bytes) == STATUS_OK);
     fuzz_require(bytes <= 2 * m->shards[0].file.size); /* nested scales are widened */
     void *out = mem_alloc((size_t)bytes, "a weight");

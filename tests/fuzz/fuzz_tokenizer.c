@@ -5,9 +5,13 @@
 #include "fuzz.h"
 
 static const char *const hard[] = {
-    "", " ", "a", "  The year 1984's end:\n\n\tdon't \r\n",
+    "",
+    " ",
+    "a",
+    "  The year 1984's end:\n\n\tdon't \r\n",
     "\xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa7 e\xcc\x81\xcc\x82",
-    "<s></s><unk><0x0A>\xe2\x96\x81 <|endoftext|>", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "<s></s><unk><0x0A>\xe2\x96\x81 <|endoftext|>",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 };
 
 static void decode(const tokenizer *t, const id_list *ids, bool skip) {
@@ -35,8 +39,7 @@ static void encode(const tokenizer *t, const char *text, size_t bytes, unsigned 
         for (size_t i = 0; i < ids.count; i++) {
             fuzz_require(ids.items[i] >= 0 && ids.items[i] < tokenizer_size(t));
             fuzz_require(flags != TOKENIZER_PLAIN_TEXT ||
-                         !tokenizer_is_special(t, ids.items[i]) ||
-                         ids.items[i] == unknown);
+                         !tokenizer_is_special(t, ids.items[i]) || ids.items[i] == unknown);
         }
         fuzz_require(tokenizer_encode(t, text, bytes, flags, &again) == STATUS_OK);
         fuzz_require(ids.count == again.count &&

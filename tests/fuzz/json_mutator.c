@@ -52,10 +52,40 @@ static json_t *mutated_string(const json_t *value) {
 
 static json_t *nasty_value(unsigned *state) {
     static const char *const values[] = {
-        "null", "true", "false", "0", "-1", "1", "2", "255", "256", "65536", "2147483647",
-        "2147483648", "4294967296", "9223372036854775807", "-9223372036854775808", "0.0",
-        "-0.5", "1e-300", "1e300", "1e19", "0.1", "\"\"", "\"a\"", "\"\\u0000\"", "[]", "{}",
-        "[[]]", "[{}]", "\"\xf0\x9f\x91\x8d\"", "[0, 1]", "\"NaN\"", "16", "64", "4096",
+        "null",
+        "true",
+        "false",
+        "0",
+        "-1",
+        "1",
+        "2",
+        "255",
+        "256",
+        "65536",
+        "2147483647",
+        "2147483648",
+        "4294967296",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "0.0",
+        "-0.5",
+        "1e-300",
+        "1e300",
+        "1e19",
+        "0.1",
+        "\"\"",
+        "\"a\"",
+        "\"\\u0000\"",
+        "[]",
+        "{}",
+        "[[]]",
+        "[{}]",
+        "\"\xf0\x9f\x91\x8d\"",
+        "[0, 1]",
+        "\"NaN\"",
+        "16",
+        "64",
+        "4096",
     };
     const char *text = values[next(state) % (sizeof values / sizeof *values)];
     return json_loads(text, JSON_DECODE_ANY, NULL);
@@ -118,7 +148,8 @@ static void insert(json_t *document, const pick *p, unsigned *state) {
 static void rename_key(const pick *p) {
     if (!p->key) return;
     json_t *old = json_string(p->key), *name = mutated_string(old);
-    if (!strlen(json_string_value(name)) || json_string_length(name) != strlen(json_string_value(name)))
+    if (!strlen(json_string_value(name)) ||
+        json_string_length(name) != strlen(json_string_value(name)))
         json_string_set(name, "x");
     json_object_set(p->parent, json_string_value(name), p->value);
     json_decref(old);
