@@ -30,7 +30,11 @@ static void start(void) {
 }
 
 static herr_t take_cause(unsigned n, const H5E_error2_t *error, void *text) {
-    if (n == 0) strncat(text, error->desc ? error->desc : "", 300);
+    static const char system_said[] = "error message = '";
+    if (n) return 0;
+    const char *words = error->desc ? error->desc : "", *cause = strstr(words, system_said);
+    if (cause) words = cause + sizeof system_said - 1;
+    strncat(text, words, cause ? strcspn(words, "'") : 300);
     return 0;
 }
 

@@ -112,12 +112,24 @@ static void summarize(const row_set *rows, dataset_report *report) {
 static status nothing_left(const dataset_report *r, const dataset_options *o) {
     char bad[600] = "";
     if (r->bad) snprintf(bad, sizeof bad, "; the first bad one: %s", r->first_bad);
+    const char *remedy = "";
+    char length[160];
+    if (r->read == 0) remedy = ": the files, or the split, hold none";
+    if (r->dropped_long) {
+        snprintf(length, sizeof length,
+                 "; the longest row has %lld: raise sequence_len, or cut rows with "
+                 "excess_length_strategy: truncate",
+                 (long long)r->longest_seen);
+        remedy = length;
+    } else if (r->dropped_untargeted) {
+        remedy = "; train check --show 3 train_on_inputs=true shows them";
+    }
     return status_fail(
         STATUS_DATA,
         "no row is left of %lld: %lld longer than sequence_len %lld, %lld without a "
-        "token to learn, %lld bad%s",
+        "token to learn, %lld bad%s%s",
         (long long)r->read, (long long)r->dropped_long, (long long)o->sequence_len,
-        (long long)r->dropped_untargeted, (long long)r->bad, bad);
+        (long long)r->dropped_untargeted, (long long)r->bad, remedy, bad);
 }
 
 static status make_rows(row_set *rows, const dataset_source *sources, size_t count,

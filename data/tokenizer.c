@@ -120,9 +120,9 @@ static status read_pipeline(tokenizer *t, const json_t *json) {
 static status check_added_ids(const tokenizer *t, const id_list *ids) {
     for (size_t i = 0; i < ids->count; i++)
         if (!tokenizer_token(t, ids->items[i]))
-            return status_fail(STATUS_MODEL,
-                               "post_processor: adds the id %d, which is not in the vocabulary",
-                               ids->items[i]);
+            return status_fail(
+                STATUS_MODEL, "post_processor: adds the id %d, which is not in the vocabulary",
+                ids->items[i]);
     return STATUS_OK;
 }
 
@@ -175,7 +175,11 @@ static status explain_missing(const char *folder) {
                 "AutoTokenizer.from_pretrained('%s').save_pretrained('%s')\"",
                 folder, older[i], folder, folder);
     }
-    return status_fail(STATUS_MODEL, "%s: has no tokenizer.json", folder);
+    return status_fail(
+        STATUS_MODEL,
+        "%s: has no tokenizer.json: copy the model's tokenizer files (tokenizer.json, "
+        "tokenizer_config.json) into the folder",
+        folder);
 }
 
 static status read_folder(tokenizer *t, const char *folder) {

@@ -550,6 +550,7 @@ static double folder_difference(const char *packed, const char *plain) {
 /* Merged in 4 bits is the merged 16-bit model quantized as loading quantizes it: the same
  * codes, so the same loss. What is told of its cost is what it is. */
 static void test_merge_4bit(void **state) {
+    golden_require_fixtures();
     for (int i = 0; i < PARITY_CASES; i++) {
         parity_case c = parity[i];
         char adapter[512], plain[512], packed[512];

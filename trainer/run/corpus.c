@@ -3,6 +3,7 @@
 #include "common/alloc.h"
 #include "common/hash.h"
 #include "common/json.h"
+#include "common/log.h"
 #include "data/records.h"
 #include "data/template.h"
 #include "trainer/run/signals.h"
@@ -161,6 +162,14 @@ void corpus_close(corpus *c) {
 const row_set *corpus_held_out(const corpus *c) {
     if (c->has_test) return &c->test.train;
     return c->train.held_out.count ? &c->train.held_out : NULL;
+}
+
+void corpus_warn_of_length(const corpus *c, int64_t positions) {
+    if (c->train.report.longest > positions)
+        log_warn("the longest row has %lld tokens, and the model has learned %lld positions "
+                 "(max_position_embeddings): what lies beyond is guesswork to it; a smaller "
+                 "sequence_len drops such rows",
+                 (long long)c->train.report.longest, (long long)positions);
 }
 
 void corpus_identity(const row_set *rows, char text[33]) {

@@ -22,6 +22,8 @@ void corpus_close(corpus *c);
 
 /* The rows to evaluate on; NULL when there are none. */
 const row_set *corpus_held_out(const corpus *c);
+/* Warns when a row is longer than the positions that the model has learned. */
+void corpus_warn_of_length(const corpus *c, int64_t positions);
 /* Identity of the training rows: XXH3-128 over ids, labels and lengths; 32 hex digits. */
 void corpus_identity(const row_set *rows, char text[33]);
 

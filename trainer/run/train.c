@@ -18,14 +18,6 @@ static status check_phase(const char *phase) {
     return signals_check(phase);
 }
 
-static void warn_of_positions(const model_config *m, const dataset_report *rows) {
-    if (rows->longest > m->positions)
-        log_warn("the longest row has %lld tokens, and the model has learned %lld positions "
-                 "(max_position_embeddings): what lies beyond is guesswork to it; a smaller "
-                 "sequence_len drops such rows",
-                 (long long)rows->longest, (long long)m->positions);
-}
-
 static status open_rows(run *r, const train_request *q) {
     const config *c = r->c;
     const char *today = NULL; /* a template may state the date: that of the run's beginning */
@@ -36,7 +28,7 @@ static status open_rows(run *r, const train_request *q) {
     TRY(corpus_open(&r->rows, c, r->s.tok, q->model_folder, (int32_t)r->s.model.vocab, today));
     snprintf(r->identity.template_date, sizeof r->identity.template_date, "%s",
              r->rows.train.report.template_date);
-    warn_of_positions(&r->s.model, &r->rows.train.report);
+    corpus_warn_of_length(&r->rows, r->s.model.positions);
     char *text = dataset_describe(&r->rows.train, &r->rows.options);
     if (!text) return STATUS_MEMORY;
     if (*text) log_info("%s", text);

@@ -114,6 +114,7 @@ static status check_all(const command *c, const config *conf, const char *model,
     TRY(session_open_tokenizer(s));
     TRY(verb_resolve_datasets((config *)conf));
     TRY(corpus_open(rows, conf, s->tok, model, (int32_t)s->model.vocab, NULL));
+    corpus_warn_of_length(rows, s->model.positions);
     return report(c, conf, s, rows);
 }
 

@@ -37,7 +37,6 @@ status verb_train(const command *c) {
     char *model;
     TRY(verb_check_device(c));
     TRY(verb_load_config(c, true, &conf, &model));
-    log_info("%s", conf.resolved);
     train_request r = {.model_folder = model,
                        .threads = (int)c->threads,
                        .resume = c->resume,

@@ -109,6 +109,8 @@ const char *value_bytes(const char *words, int64_t *out) {
         if (!strcasecmp(suffix, units[i].suffix)) factor = units[i].factor;
     if (!factor || value_real(number, &value) || value < 0 || value * factor >= 9e18)
         return wrong;
+    if (!*suffix && value > 0 && value < 4096)
+        return wrong; /* 24 means 24GB, or nobody knows */
     *out = (int64_t)(value * factor);
     return NULL;
 }

@@ -198,14 +198,25 @@ static status take_event(builder *b, const yaml_event_t *e) {
     return place(b, SHAPE_SCALAR, e);
 }
 
+/* Bytes that are no text: an older Windows encoding, most often. */
+static status unreadable(const builder *b, size_t at) {
+    size_t line = 1, column = 1;
+    for (size_t i = 0; i < at && i < b->bytes; i++) {
+        column++;
+        if (b->text[i] == '\n') line++, column = 1;
+    }
+    return status_fail(STATUS_USAGE,
+                       "%s:%zu:%zu: byte 0x%02x is not UTF-8 text (a Windows encoding?): save "
+                       "the file as UTF-8",
+                       b->name, line, column, at < b->bytes ? (unsigned char)b->text[at] : 0);
+}
+
 /* libyaml's complaint, in the words of who wrote the file. */
 static status syntax_error(const builder *b) {
     const yaml_parser_t *p = &b->parser;
     if (p->error == YAML_MEMORY_ERROR)
         return status_fail(STATUS_MEMORY, "%s: out of memory while reading", b->name);
-    if (p->error == YAML_READER_ERROR)
-        return status_fail(STATUS_USAGE, "%s: byte %zu: %s: the file must be UTF-8 text",
-                           b->name, p->problem_offset, p->problem);
+    if (p->error == YAML_READER_ERROR) return unreadable(b, p->problem_offset);
     size_t at =
         p->problem_mark.index; /* in characters: right for the ASCII that counts here */
     if (at < b->bytes && b->text[at] == '\t')
