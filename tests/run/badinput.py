@@ -227,13 +227,12 @@ class BadInput(nibble.Case):
         self.refused(nibble.USAGE, "thesis.tex", keys=("output_dir=mine", "--overwrite"))
         self.assertEqual(os.listdir(self.path("mine")), ["thesis.tex"])
         self.refused(nibble.IO, "file/out", keys=("output_dir=file/out",))
-        if os.path.isdir("/proc/self"):
-            self.refused(nibble.IO, "/proc/nibble", keys=("output_dir=/proc/nibble",))
 
     def test_unwritable_output(self):
         """A folder without permission; root has it everywhere but in the kernel's own file system."""
+        if os.path.isdir("/proc/self"):
+            self.refused(nibble.IO, "/proc/nibble", keys=("output_dir=/proc/nibble",))
         if os.geteuid() == 0:
-            self.refused(nibble.IO, "/sys/kernel/nibble", keys=("output_dir=/sys/kernel/nibble",))
             return
         os.mkdir(self.path("locked"), 0o555)
         self.refused(nibble.IO, "locked", keys=("output_dir=locked/out",))
