@@ -69,10 +69,10 @@ static void place_pages(plan *p) {
 }
 
 /* The most bytes of a class alive at one step. */
-static void class_peaks(const schedule *s, int64_t peaks[MEM_CLASS_COUNT]) {
+static status class_peaks(const schedule *s, int64_t peaks[MEM_CLASS_COUNT]) {
     size_t n = s->step_count + 2;
     int64_t *delta = mem_alloc_array(n, sizeof *delta, "the planner");
-    if (!delta) return;
+    if (!delta) return STATUS_MEMORY;
     for (int c = 0; c < MEM_CLASS_COUNT; c++) {
         memset(delta, 0, n * sizeof *delta);
         for (size_t i = 0; i < s->buffer_count; i++) {
@@ -86,6 +86,7 @@ static void class_peaks(const schedule *s, int64_t peaks[MEM_CLASS_COUNT]) {
             if ((live += delta[i]) > peaks[c]) peaks[c] = live;
     }
     mem_free(delta);
+    return STATUS_OK;
 }
 
 /* Host places of offloaded values: all of them live at once, between forward and backward. */
@@ -205,7 +206,7 @@ static status attempt(plan **out, backend *b, const parameter_table *table,
         if (s != STATUS_OK) break;
         transient = max_i64(transient, p->programs[i].transient_bytes);
         offload = max_i64(offload, p->programs[i].offload_bytes);
-        class_peaks(&p->programs[i].schedule, peaks);
+        s = class_peaks(&p->programs[i].schedule, peaks);
     }
     if (s != STATUS_OK) {
         plan_free(p);
@@ -335,10 +336,12 @@ status plan_try(plan **out, int64_t *missing, const plan_request *q) {
     *out = NULL;
     request r = {q->b, q->table, q->programs, q->count, INT64_MAX};
     bool fits;
-    TRY(choose(&r, q->policy, out, &fits));
-    *missing = fits ? 0 : r.least;
-    if (!fits) return STATUS_OK;
-    status s = price(*out, q->rates);
+    status s = choose(&r, q->policy, out, &fits);
+    if (s == STATUS_OK) {
+        *missing = fits ? 0 : r.least;
+        if (!fits) return STATUS_OK;
+        s = price(*out, q->rates);
+    }
     if (s == STATUS_OK) return STATUS_OK;
     plan_free(*out);
     *out = NULL;

@@ -39,7 +39,8 @@ static status hash_quickly(hash_stream *h, const file *f, int64_t size,
     TRY(hash_range(h, f, at, size));
     int64_t span = max_i64(size - SAMPLE, 0);
     for (int i = 0; i < SAMPLES; i++) {
-        int64_t from = span / (SAMPLES - 1) * i;
+        int64_t from =
+            i == SAMPLES - 1 ? span : span / (SAMPLES - 1) * i; /* to the last byte */
         TRY(hash_range(h, f, from, min_i64(from + SAMPLE, size)));
     }
     return STATUS_OK;

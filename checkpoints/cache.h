@@ -17,7 +17,7 @@
 
 #include <stdatomic.h>
 
-enum { CACHE_VERSION = 1, CACHE_ALIGN = 4096 /* bytes */ };
+enum { CACHE_VERSION = 2, CACHE_ALIGN = 4096 /* bytes */ };
 
 typedef struct cache_item {
     char *name;     /* 1 to 255 bytes without '/' */

@@ -73,10 +73,13 @@ static json_t *describe(const safetensors_item *item) {
 
 /* The header as the reference prints it: compact, metadata first. */
 static status header_text(const safetensors_writer *w, const char *format, char **text) {
-    json_t *header = json_object();
-    if (format)
-        json_put(&header, "__metadata__",
-                 json_pack("{s:s, s:s*}", "format", format, "base_xxh3_128", w->base_hash));
+    json_t *header = json_object(), *metadata = json_object();
+    if (format) json_put(&metadata, "format", json_string(format));
+    if (w->base_hash) json_put(&metadata, "base_xxh3_128", json_string(w->base_hash));
+    if (format || w->base_hash)
+        json_put(&header, "__metadata__", metadata);
+    else
+        json_decref(metadata);
     status s = STATUS_OK;
     for (size_t i = 0; i < w->count && header && s == STATUS_OK; i++) {
         if (json_object_get(header, w->items[i].name))

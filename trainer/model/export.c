@@ -24,6 +24,7 @@ typedef struct exporter {
     void *rounded; /* [chunk] */
     requantizer requantizer;
     int64_t done, total, stored; /* bytes to write and read back; of tensors in the files */
+    bool named;                  /* the folder has its final name */
 } exporter;
 
 /* Whether a tensor is written in 4 bits, and how. */
@@ -377,9 +378,8 @@ static status write_folder(exporter *e) {
     TRY(verify(e));
     TRY(file_sync_path(e->folder));
     TRY(file_rename(e->folder, e->x->out));
-    status s = file_sync_parent(e->x->out);
-    if (s != STATUS_OK) file_rename(e->x->out, e->folder); /* removed with the rest */
-    return s;
+    e->named = true;
+    return file_sync_parent(e->x->out);
 }
 
 /* <out>.tmp, without the slashes that may end a folder's name. */
@@ -425,7 +425,7 @@ status model_export_write(const model_export *x) {
         s = write_folder(&e);
         if (s != STATUS_OK) {
             char *message = mem_strdup(status_message()); /* removal has errors of its own */
-            file_remove_tree(e.folder);
+            file_remove_tree(e.named ? x->out : e.folder);
             if (message) status_set(s, message);
             mem_free(message);
         }
