@@ -94,6 +94,8 @@ def compare_updates(start, want, got):
     worst = 0.0
     for name in want:
         there, here = want[name] - start[name], got[name] - start[name]
+        if there.norm() < 0.05 * start[name].norm():
+            raise ours.Differs("%s hardly changes: choose other settings" % name)
         off = float((here - there).norm() / there.norm())
         if not off <= 1e-2:
             raise ours.Differs("the update of %s is %.2e off" % (name, off))
@@ -125,8 +127,6 @@ def run_pair(folder, number, base, packing):
     norm = compare("gradient norm", norms, [m["grad_norm"] for m in steps], 1e-4, 1e-3)
     update = compare_updates(load_file(at("adapter", "adapter_model.safetensors")), theirs.adapter_tensors(model),
                              load_file(at("out", "adapter_model.safetensors")))
-    if losses[-1] > 0.98 * losses[0]:
-        raise ours.Differs("nothing was learned: loss %.3f to %.3f" % (losses[0], losses[-1]))
     return loss, norm, update
 
 
