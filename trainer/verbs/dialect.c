@@ -263,6 +263,7 @@ const char *dialect_elsewhere(const char *name) {
         {"model_name_or_path", "base_model"},
         {"model_revision", "revision_of_model"},
         {"revision", "revision_of_model"},
+        {"exact_deduplication", "dataset_exact_deduplication"},
         {"data", "datasets"},
         {"dataset", "datasets"},
         {"data_path", "datasets"},
