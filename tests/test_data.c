@@ -300,7 +300,8 @@ static void test_long_rows(void **state) {
     dataset_close(&d);
     o.sequence_len = 2;
     assert_fails(dataset_open(&d, &s, 1, &o), STATUS_DATA, "no row is left of 7");
-    assert_non_null(strstr(status_message(), "3 bad; the first bad one: "));
+    assert_non_null(strstr(status_message(), "3 bad; train check --show 3"));
+    assert_non_null(strstr(status_message(), "; the first bad one: "));
     o.sequence_len = 10;
     o.long_rows = LONG_FAIL;
     assert_fails(dataset_open(&d, &s, 1, &o), STATUS_DATA,
