@@ -50,6 +50,21 @@ static inline void cpu_store(const tensor *t, int64_t row, int64_t col, int64_t 
                              const float *in) {
     convert_array(in, QUANT_SRC_F32, cpu_at(t, row, col), (int)t->type, n);
 }
+/* The same without copying where the tensor is f32: n elements from [row, col] on lie in their
+ * place, else in `space`. cpu_view has them loaded, cpu_place is where to write them, and
+ * cpu_settle stores what does not lie in its place yet. */
+static inline float *cpu_place(const tensor *t, int64_t row, int64_t col, float *space) {
+    return t->type == DTYPE_F32 ? cpu_at(t, row, col) : space;
+}
+static inline float *cpu_view(const tensor *t, int64_t row, int64_t col, int64_t n,
+                              float *space) {
+    if (t->type != DTYPE_F32) cpu_load(t, row, col, n, space);
+    return cpu_place(t, row, col, space);
+}
+static inline void cpu_settle(const tensor *t, int64_t row, int64_t col, int64_t n,
+                              const float *x) {
+    if (x != cpu_at(t, row, col)) cpu_store(t, row, col, n, x);
+}
 /* Rounds n f32 values to `type` and back. */
 static inline void cpu_round(dtype type, float *x, int64_t n) {
     uint16_t piece[256];

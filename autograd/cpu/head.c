@@ -162,12 +162,11 @@ SIMD_TWICE(head_softmax, (float *x, int64_t n, float lse, float weight), (x, n, 
 /* log of the sum of exp over a row: f32 lanes per piece, double over the pieces. A NaN
  * anywhere comes out as NaN, since its exp joins the sum. */
 static double row_lse(const tensor *logits, int64_t row) {
-    float piece[PIECE], most[LANES];
+    float space[PIECE], most[LANES];
     for (int j = 0; j < LANES; j++) most[j] = -INFINITY;
     for (int64_t i = 0; i < logits->cols; i += PIECE) {
         int64_t n = min_i64(PIECE, logits->cols - i);
-        cpu_load(logits, row, i, n, piece);
-        head_max(piece, n, most);
+        head_max(cpu_view(logits, row, i, n, space), n, most);
     }
     for (int j = 1; j < LANES; j++)
         if (most[j] > most[0]) most[0] = most[j];
@@ -175,8 +174,7 @@ static double row_lse(const tensor *logits, int64_t row) {
     for (int64_t i = 0; i < logits->cols; i += PIECE) {
         int64_t n = min_i64(PIECE, logits->cols - i);
         float lanes[LANES] = {0};
-        cpu_load(logits, row, i, n, piece);
-        head_exp_sum(piece, n, most[0], lanes);
+        head_exp_sum(cpu_view(logits, row, i, n, space), n, most[0], lanes);
         for (int j = 0; j < LANES; j++) sum += lanes[j];
     }
     return (double)most[0] + log(sum);
@@ -185,13 +183,13 @@ static double row_lse(const tensor *logits, int64_t row) {
 /* logits := weight * (softmax - [target]), rounded to C. */
 static void row_gradient(const tensor *logits, int64_t row, int32_t target, float lse,
                          float weight) {
-    float piece[PIECE];
+    float space[PIECE];
     for (int64_t i = 0; i < logits->cols; i += PIECE) {
         int64_t n = min_i64(PIECE, logits->cols - i);
-        cpu_load(logits, row, i, n, piece);
+        float *piece = cpu_view(logits, row, i, n, space);
         head_softmax(piece, n, lse, weight);
         if (target >= i && target < i + n) piece[target - i] -= weight;
-        cpu_store(logits, row, i, n, piece);
+        cpu_settle(logits, row, i, n, piece);
     }
 }
 

@@ -31,8 +31,9 @@ SIMD_TWICE(norm_products,
 
 /* dx = dsum + rstd * (dy * w - s * rstd * mean) */
 SIMD_INLINE void norm_gradient_body(const float *dy, const float *w, const float *s,
-                                    float rstd, float mean, const float *dsum,
-                                    float *restrict dx, int64_t n) {
+                                    float rstd, float mean, const float *dsum, float *dx,
+                                    int64_t n) {
+    EACH_APART
     for (int64_t i = 0; i < n; i++)
         dx[i] = dsum[i] + rstd * (dy[i] * w[i] - s[i] * rstd * mean);
 }
@@ -40,6 +41,22 @@ SIMD_TWICE(norm_gradient,
            (const float *dy, const float *w, const float *s, float rstd, float mean,
             const float *dsum, float *dx, int64_t n),
            (dy, w, s, rstd, mean, dsum, dx, n))
+
+/* y = x * by, y *= w, sum = a + b; what is written may be what is read */
+SIMD_INLINE void norm_scale_body(const float *x, float by, float *y, int64_t n) {
+    EACH_APART
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * by;
+}
+SIMD_TWICE(norm_scale, (const float *x, float by, float *y, int64_t n), (x, by, y, n))
+SIMD_INLINE void norm_weigh_body(float *restrict y, const float *restrict w, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] *= w[i];
+}
+SIMD_TWICE(norm_weigh, (float *y, const float *w, int64_t n), (y, w, n))
+SIMD_INLINE void norm_add_body(const float *a, const float *b, float *sum, int64_t n) {
+    EACH_APART
+    for (int64_t i = 0; i < n; i++) sum[i] = a[i] + b[i];
+}
+SIMD_TWICE(norm_add, (const float *a, const float *b, float *sum, int64_t n), (a, b, sum, n))
 
 static float lanes_sum(const float *lanes) {
     double sum = 0;
@@ -52,15 +69,16 @@ static void forward_row(const op_call *call, int64_t row) {
     const tensor *sum = &call->out[RMSNORM_SUM], *y = &call->out[RMSNORM_Y];
     const tensor *s = residual->data ? sum : x;
     int64_t cols = x->cols;
-    float a[ROW_PIECE], b[ROW_PIECE], lanes[ROW_LANES] = {0};
+    float first[ROW_PIECE], second[ROW_PIECE], third[ROW_PIECE], lanes[ROW_LANES] = {0};
     for (int64_t c = 0; c < cols; c += ROW_PIECE) {
         int64_t n = min_i64(ROW_PIECE, cols - c);
-        cpu_load(x, row, c, n, a);
+        const float *a = cpu_view(x, row, c, n, first);
         if (residual->data) {
-            cpu_load(residual, row, c, n, b);
-            for (int64_t i = 0; i < n; i++) a[i] += b[i];
-            cpu_round(call->compute, a, n);
-            cpu_store(sum, row, c, n, a);
+            float *both = cpu_place(sum, row, c, third);
+            norm_add(a, cpu_view(residual, row, c, n, second), both, n);
+            cpu_round(call->compute, both, n);
+            cpu_settle(sum, row, c, n, both);
+            a = both;
         }
         norm_squares(a, n, lanes);
     }
@@ -69,12 +87,11 @@ static void forward_row(const op_call *call, int64_t row) {
     *(float *)cpu_at(&call->out[RMSNORM_RSTD], row, 0) = rstd;
     for (int64_t c = 0; c < cols; c += ROW_PIECE) {
         int64_t n = min_i64(ROW_PIECE, cols - c);
-        cpu_load(s, row, c, n, a);
-        cpu_load(&call->in[RMSNORM_W], 0, c, n, b);
-        for (int64_t i = 0; i < n; i++) a[i] *= rstd;
-        cpu_round(call->compute, a, n);
-        for (int64_t i = 0; i < n; i++) a[i] *= b[i];
-        cpu_store(y, row, c, n, a);
+        float *out = cpu_place(y, row, c, third);
+        norm_scale(cpu_view(s, row, c, n, first), rstd, out, n);
+        cpu_round(call->compute, out, n);
+        norm_weigh(out, cpu_view(&call->in[RMSNORM_W], 0, c, n, second), n);
+        cpu_settle(y, row, c, n, out);
     }
 }
 
@@ -90,32 +107,31 @@ static void backward_row(const op_call *call, int64_t row, double *dw) {
     const tensor *dy = &call->gout[RMSNORM_Y];
     float rstd = *(float *)cpu_at(&call->out[RMSNORM_RSTD], row, 0);
     int64_t cols = s->cols;
-    float a[ROW_PIECE], w[ROW_PIECE], g[ROW_PIECE], d[ROW_PIECE], lanes[ROW_LANES] = {0};
-    memset(g, 0, sizeof g);
+    static const float nothing[ROW_PIECE];
+    float first[ROW_PIECE], second[ROW_PIECE], third[ROW_PIECE], fourth[ROW_PIECE];
+    float lanes[ROW_LANES] = {0};
     for (int64_t c = 0; dy->data && c < cols; c += ROW_PIECE) {
         int64_t n = min_i64(ROW_PIECE, cols - c);
-        cpu_load(s, row, c, n, a);
-        cpu_load(&call->in[RMSNORM_W], 0, c, n, w);
-        cpu_load(dy, row, c, n, g);
-        norm_products(g, w, a, n, lanes);
+        const float *a = cpu_view(s, row, c, n, first), *g = cpu_view(dy, row, c, n, third);
+        norm_products(g, cpu_view(&call->in[RMSNORM_W], 0, c, n, second), a, n, lanes);
         if (!dw) continue;
-        for (int64_t i = 0; i < n; i++) a[i] *= rstd;
-        cpu_round(call->compute, a, n);
-        for (int64_t i = 0; i < n; i++) dw[c + i] += (double)g[i] * a[i];
+        norm_scale(a, rstd, first, n);
+        cpu_round(call->compute, first, n);
+        for (int64_t i = 0; i < n; i++) dw[c + i] += (double)g[i] * first[i];
     }
     float mean = lanes_sum(lanes) * rstd / (float)cols;
     bool dx = call->gin[RMSNORM_X].data, dresidual = call->gin[RMSNORM_RESIDUAL].data;
     if (call->gin[RMSNORM_X].data == call->gin[RMSNORM_RESIDUAL].data) dresidual = false;
     for (int64_t c = 0; (dx || dresidual) && c < cols; c += ROW_PIECE) {
         int64_t n = min_i64(ROW_PIECE, cols - c);
-        cpu_load(s, row, c, n, a);
-        cpu_load(&call->in[RMSNORM_W], 0, c, n, w);
-        if (dy->data) cpu_load(dy, row, c, n, g);
-        memset(d, 0, sizeof d);
-        if (dsum->data) cpu_load(dsum, row, c, n, d);
-        float out[ROW_PIECE], copy[ROW_PIECE];
+        const float *a = cpu_view(s, row, c, n, first);
+        const float *w = cpu_view(&call->in[RMSNORM_W], 0, c, n, second);
+        const float *g = dy->data ? cpu_view(dy, row, c, n, third) : nothing;
+        const float *d = dsum->data ? cpu_view(dsum, row, c, n, fourth) : nothing;
+        float space[ROW_PIECE], copy[ROW_PIECE];
+        float *out = dx ? row_target(call, RMSNORM_X, row, c, space) : space;
         norm_gradient(g, w, a, rstd, mean, d, out, n);
-        memcpy(copy, out, sizeof copy);
+        if (dresidual) memcpy(copy, out, (size_t)n * sizeof *copy);
         if (dx) row_gradient(call, RMSNORM_X, row, c, n, out);
         if (dresidual) row_gradient(call, RMSNORM_RESIDUAL, row, c, n, copy);
     }
