@@ -1,0 +1,37 @@
+/* gemm.h: the one door for matrix products on the card, to cuBLASLt.
+ *
+ * C[m,n] = beta * C + alpha op(A)[m,k] op(B)[k,n], row-major, f32 accumulation (no TF32), one
+ * rounding to C's type. The algorithm is the library's first heuristic for the shape, asked once
+ * in cuda_gemm_plan, or the row of a measured table; only algorithms whose sums have a fixed order.
+ * The library's workspace is the caller's: planned, never its own. */
+#ifndef NIBBLE_AUTOGRAD_CUDA_GEMM_H
+#define NIBBLE_AUTOGRAD_CUDA_GEMM_H
+
+#include "autograd/tensor.h"
+
+typedef struct cuda_gemm cuda_gemm;
+
+enum { CUDA_GEMM_SPACE = 32 << 20 /* bytes of workspace that a product may use */ };
+
+typedef struct cuda_gemm_shape {
+    bool ta, tb;   /* A is stored [k,m], B is stored [n,k] */
+    bool add;      /* beta is 1, else 0 */
+    dtype in, out; /* f32 -> f32; bf16 or f16 -> the same or f32 */
+    int64_t m, n, k;
+    int64_t lda, ldb, ldc; /* elements from stored row to stored row */
+    float alpha;
+} cuda_gemm_shape;
+
+/* STATUS_DEVICE when the library does not start. */
+status cuda_gemm_open(cuda_gemm **out, int device);
+void cuda_gemm_close(cuda_gemm *g);
+/* Library version, for the fingerprint. */
+void cuda_gemm_describe(const cuda_gemm *g, char *text, size_t bytes);
+/* Asks the library for an algorithm for this shape and keeps it. */
+status cuda_gemm_plan(cuda_gemm *g, const cuda_gemm_shape *s);
+/* Enqueues on `stream` (a cudaStream_t); a shape that was not planned for is asked for now. m, n or
+ * k may be 0 (k == 0 without `add` writes zeros). `space`: CUDA_GEMM_SPACE bytes, aligned to 256. */
+status cuda_gemm_run(cuda_gemm *g, void *stream, const cuda_gemm_shape *s, const void *a,
+                     const void *b, void *c, void *space);
+
+#endif
