@@ -15,31 +15,53 @@
 #include <unistd.h>
 
 /* ---- injected faults ---- */
-static atomic_ullong fault_count, fault_at;
-static atomic_int fault_errno, fault_always, fault_env_read;
+typedef struct injector {
+    const char *variable; /* of the environment */
+    atomic_ullong count, at;
+    atomic_int error, always, environment_read;
+} injector;
+
+static injector writes = {.variable = "NIBBLE_FILE_FAULT"},
+                reads = {.variable = "NIBBLE_READ_FAULT"};
+
+static void arm(injector *q, uint64_t k, int err, bool from_then_on) {
+    atomic_store(&q->environment_read, 1);
+    atomic_store(&q->error, err);
+    atomic_store(&q->always, from_then_on);
+    atomic_store(&q->at, k ? atomic_load(&q->count) + k : 0);
+}
+
+static int inject(injector *q) {
+    if (!atomic_load(&q->environment_read) && !atomic_exchange(&q->environment_read, 1)) {
+        const char *text = getenv(q->variable);
+        unsigned long long k;
+        int err;
+        if (text && sscanf(text, "%llu:%d", &k, &err) == 2)
+            arm(q, k, err, strstr(text, ":always") != NULL);
+    }
+    unsigned long long n = atomic_fetch_add(&q->count, 1) + 1, k = atomic_load(&q->at);
+    if (!k || n < k || (n > k && !atomic_load(&q->always))) return 0;
+    return atomic_load(&q->error);
+}
 
 void file_fail_at(uint64_t k, int err, bool from_then_on) {
-    atomic_store(&fault_env_read, 1);
-    atomic_store(&fault_errno, err);
-    atomic_store(&fault_always, from_then_on);
-    atomic_store(&fault_at, k ? atomic_load(&fault_count) + k : 0);
+    arm(&writes, k, err, from_then_on);
+}
+
+void file_fail_read_at(uint64_t k, int err, bool from_then_on) {
+    arm(&reads, k, err, from_then_on);
 }
 
 uint64_t file_fault_count(void) {
-    return atomic_load(&fault_count);
+    return atomic_load(&writes.count);
+}
+
+uint64_t file_read_count(void) {
+    return atomic_load(&reads.count);
 }
 
 int file_fault(void) {
-    if (!atomic_exchange(&fault_env_read, 1)) {
-        const char *env = getenv("NIBBLE_FILE_FAULT");
-        unsigned long long k;
-        int err;
-        if (env && sscanf(env, "%llu:%d", &k, &err) == 2)
-            file_fail_at(k, err, strstr(env, ":always") != NULL);
-    }
-    unsigned long long n = atomic_fetch_add(&fault_count, 1) + 1, k = atomic_load(&fault_at);
-    if (!k || n < k || (n > k && !atomic_load(&fault_always))) return 0;
-    return atomic_load(&fault_errno);
+    return inject(&writes);
 }
 
 /* ---- reading ---- */
@@ -68,8 +90,15 @@ status file_open(file *f, const char *path) {
 
 status file_read_at(const file *f, void *out, size_t bytes, int64_t offset) {
     size_t done = 0;
+    bool interrupted = false; /* an injected EINTR comes once, or it would never end */
     while (done < bytes) {
-        ssize_t n = pread(f->fd, (char *)out + done, bytes - done, offset + (int64_t)done);
+        size_t want = bytes - done;
+        int fault = interrupted ? 0 : inject(&reads);
+        interrupted = fault == EINTR;
+        if (fault == FILE_FAULT_SHORT && want > 1) want--;
+        errno = fault;
+        ssize_t n =
+            fault > 0 ? -1 : pread(f->fd, (char *)out + done, want, offset + (int64_t)done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0)
             return status_fail(STATUS_IO, "%s: reading %zu bytes at %lld: %s", f->path, bytes,

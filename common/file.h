@@ -78,6 +78,9 @@ status file_remove_tree(const char *path);
 enum { FILE_FAULT_SHORT = -1 };
 void file_fail_at(uint64_t k, int err, bool from_then_on);
 uint64_t file_fault_count(void);
+/* The same for reads, with NIBBLE_READ_FAULT. */
+void file_fail_read_at(uint64_t k, int err, bool from_then_on);
+uint64_t file_read_count(void);
 /* Asks whether an operation done by a library must be treated as failed; returns 0 or an
  * errno. */
 int file_fault(void);

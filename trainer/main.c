@@ -40,8 +40,9 @@ static void shorten_spinning(char **argv) {
 /* For tests that let every k-th of them fail: how many there were. */
 static void report_faultable_calls(void) {
     if (getenv("NIBBLE_COUNT_FAULTS"))
-        log_info("%llu allocations, %llu file operations that can be made to fail",
-                 (unsigned long long)mem_count(), (unsigned long long)file_fault_count());
+        log_info("%llu allocations, %llu file operations, %llu reads that can be made to fail",
+                 (unsigned long long)mem_count(), (unsigned long long)file_fault_count(),
+                 (unsigned long long)file_read_count());
 }
 
 int main(int argc, char **argv) {

@@ -38,12 +38,12 @@ class Faults(nibble.Case):
                           env=env, limit=limit)
 
     def counted(self, *arguments, **env):
-        """How many allocations and file operations a command has."""
+        """How many allocations, file operations and reads a command has."""
         r = nibble.run(self.dir, *arguments, env=dict(env, NIBBLE_COUNT_FAULTS="1"))
         self.assertEqual(r.code, nibble.OK, r)
-        found = re.search(r"(\d+) allocations, (\d+) file operations", r.err)
+        found = re.search(r"(\d+) allocations, (\d+) file operations, (\d+) reads", r.err)
         self.assertTrue(found, r)
-        return int(found.group(1)), int(found.group(2))
+        return tuple(map(int, found.groups()))
 
     def remove(self, *names):
         for name in names:
@@ -100,7 +100,7 @@ class Writes(Faults):
         self.prepare(max_steps=3)
         self.train("output_dir=reference", "--quiet")
         want = nibble.trace(self.path("reference"))
-        _, count = self.counted("train", "--config", "config.yaml", "--threads", 1)
+        _, count, _ = self.counted("train", "--config", "config.yaml", "--threads", 1)
         runs = noticed = 0
         for error in errors:
             name = errno.errorcode.get(error, "a short write")
@@ -246,6 +246,46 @@ class Base(Faults):
             self.assertRegex(err.splitlines()[-1], r"base\.h5: .*\d")
             self.assertFalse(os.path.exists(self.path("out", "adapter_model.safetensors")))
 
+    def test_row03_every_kth_read(self):
+        """A read that fails is an error that names the file, or, where a checkpoint is read back,
+        a warning; short and interrupted reads are nothing."""
+        self.prepare(max_steps=2, save_steps=1)
+        self.train("--quiet")
+        want = nibble.trained(self.path("out"))
+        shutil.copytree(self.path("out"), self.path("kept"))
+        disk = ["memory.base=disk", "memory.slots=1"]
+        jobs = (["train", "--config", "config.yaml", "--threads", 1, *disk],
+                ["quantize", "--config", "config.yaml", "--out", "base.h5"],
+                ["export", "--config", "config.yaml", "--adapter", "kept", "--out", "merged"],
+                ["eval", "--model", self.base, "--adapter", "kept", "--data", "rows.jsonl"],
+                ["inspect", "kept/checkpoints"])
+        results = ("out", "merged", "base.h5", "base.h5.json")
+        runs = told = 0
+        for job in jobs:
+            self.remove(*results)
+            _, _, count = self.counted(*job)
+            stride = 1 if nibble.FULL else count // 3 + 1
+            for error, always in ((errno.EIO, ""), (errno.EIO, ":always"), (SHORT, ":always"),
+                                  (errno.EINTR, ":always")):
+                for k in range(1, count + 1, stride if error == errno.EIO else 7 * stride):
+                    self.remove(*results)
+                    r = nibble.run(self.dir, *job, env={
+                        "NIBBLE_READ_FAULT": "%d:%d%s" % (k, error, always)})
+                    runs += 1
+                    if error != errno.EIO:
+                        self.assertEqual((r.code, "warning" in r.err), (nibble.OK, False), r)
+                    if r.code == nibble.OK:
+                        if job[0] == "train":
+                            self.assertEqual(nibble.trained(self.path("out")), want, r)
+                        continue
+                    told += 1
+                    self.assert_one_line(r, nibble.USAGE, nibble.DATA, nibble.MODEL, nibble.IO)
+                    self.assertIn(os.strerror(errno.EIO), r.err)
+                    self.assertEqual(self.unfinished(), [], r)
+                    self.assertFalse(os.path.exists(self.path("merged")), r)
+                    self.assertFalse(os.path.exists(self.path("base.h5")), r)
+        print("%d runs with a read failing, %d ended by it" % (runs, told))
+
     def test_row03_unreadable(self):
         """A folder, a pipe, a link to nothing in the place of the weights."""
         base = small(self.path("base"))
@@ -280,7 +320,7 @@ class Memory(Faults):
         runs = 0
         for job in jobs:
             self.remove("out", "merged", "base.h5", "base.h5.json")
-            count, _ = self.counted(*job)
+            count, _, _ = self.counted(*job)
             for _ in range(60 if nibble.FULL else 3):
                 for always in ("", ":always"):
                     self.remove("out", "merged", "base.h5", "base.h5.json")
@@ -506,7 +546,7 @@ class Export(Faults):
 
     def test_row18_every_kth_write(self):
         self.prepare_export()
-        _, count = self.counted(*self.export)
+        _, count, _ = self.counted(*self.export)
         want = nibble.trained_folder(self.path("merged"))
         self.assertGreater(count, 10)
         for kind in ("merged", "adapter"):
