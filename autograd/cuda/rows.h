@@ -1,0 +1,127 @@
+/* rows.h: what the row-by-row kernels (norm, rope, activation, embedding, ...) share: matrices as
+ * kernels see them, pieces of 16 bytes, grids over pieces, sums over a block.
+ *
+ * These kernels are bound by memory: a thread holds one to four pieces of 16 bytes of each
+ * operand in registers and asks for all of them before it uses the first. Rows that do not start
+ * at multiples of 16 bytes (head size 8, windows) and the ends of rows go element by element.
+ * Nothing is __restrict__: the table lets outputs take their inputs' place. */
+#ifndef NIBBLE_AUTOGRAD_CUDA_ROWS_H
+#define NIBBLE_AUTOGRAD_CUDA_ROWS_H
+
+#include "autograd/cuda/cuda.h"
+#include "autograd/cuda/device.h"
+
+enum {
+    ROW_THREADS = 256, /* of a block of an elementwise kernel, at most */
+    ROW_WARPS = 32,    /* of any block, at most */
+};
+
+/* ---- on the host ---- */
+
+template <typename T> struct matrix {
+    T *at;          /* NULL: absent */
+    int64_t stride; /* elements from row to row */
+    bool wide;      /* every row starts at a multiple of 16 bytes */
+};
+
+template <typename T> static inline matrix<T> matrix_of(const tensor *t) {
+    matrix<T> m = {(T *)t->data, t->stride,
+                   (uintptr_t)t->data % 16 == 0 && t->stride * (int64_t)sizeof(T) % 16 == 0};
+    return m;
+}
+
+static inline int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Blocks over the pieces of [rows, cols]: each takes one piece per thread, all of one row. */
+typedef struct row_grid {
+    int threads;
+    int64_t per_row; /* blocks of a row */
+    int64_t blocks;
+} row_grid;
+
+static inline row_grid row_grid_of(int64_t rows, int64_t cols, int elements) {
+    int64_t pieces = ceil_div(cols, elements);
+    int threads = (int)min_i64(round_up_i64(pieces, WARP), ROW_THREADS);
+    row_grid g = {threads, ceil_div(pieces, threads), 0};
+    g.blocks = rows * g.per_row;
+    return g;
+}
+
+/* A function of the table for each compute type, numbered as dtype: f32, bf16, f16. */
+typedef op_function by_type[3];
+
+/* ---- on the device ---- */
+
+/* This thread's row and first column in a row_grid of `per_row`. */
+typedef struct row_place {
+    int64_t row, col;
+} row_place;
+
+static __device__ __forceinline__ row_place row_place_of(int64_t per_row, int elements) {
+    unsigned block = blockIdx.x, blocks = (unsigned)per_row;
+    row_place p;
+    p.row = block / blocks;
+    p.col = ((int64_t)(block % blocks) * blockDim.x + threadIdx.x) * elements;
+    return p;
+}
+
+/* Elements [col, col + count) of a row of `cols`; zeros from its end on. col is a multiple of
+ * count. */
+template <typename T>
+static __device__ __forceinline__ piece<T> piece_load(const matrix<T> &m, int64_t row,
+                                                      int64_t col, int64_t cols) {
+    const T *at = m.at + row * m.stride + col;
+    piece<T> p;
+    if (m.wide && col + p.count <= cols) {
+        p.bits = *(const uint4 *)at;
+        return p;
+    }
+#pragma unroll
+    for (int i = 0; i < p.count; i++) p.x[i] = col + i < cols ? at[i] : from_f32<T>(0.0f);
+    return p;
+}
+template <typename T>
+static __device__ __forceinline__ void piece_store(const matrix<T> &m, int64_t row,
+                                                   int64_t col, int64_t cols,
+                                                   const piece<T> &p) {
+    T *at = m.at + row * m.stride + col;
+    if (m.wide && col + p.count <= cols) {
+        *(uint4 *)at = p.bits;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < p.count; i++)
+        if (col + i < cols) at[i] = p.x[i];
+}
+
+template <typename T> static __device__ __forceinline__ piece<T> piece_zero(void) {
+    piece<T> p;
+#pragma unroll
+    for (int i = 0; i < p.count; i++) p.x[i] = from_f32<T>(0.0f);
+    return p;
+}
+
+/* Sum over the block, the same bits in every thread. All threads come here; `space` is shared
+ * memory of ROW_WARPS elements that nothing else uses until the next barrier. */
+static __device__ __forceinline__ float block_sum(float x, float *space) {
+    x = warp_sum(x);
+    if (threadIdx.x % WARP == 0) space[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < (int)blockDim.x / WARP; i++) sum += space[i];
+    return sum;
+}
+
+/* Sum over the block in double, for thread 0; `space` as above, one element per thread. */
+static __device__ __forceinline__ double block_sum_f64(double x, double *space) {
+    space[threadIdx.x] = x;
+    for (int d = (int)blockDim.x / 2; d; d /= 2) { /* blockDim.x is a power of two */
+        __syncthreads();
+        if ((int)threadIdx.x < d) space[threadIdx.x] += space[threadIdx.x + d];
+    }
+    return space[0];
+}
+
+#endif
