@@ -78,11 +78,16 @@ struct backend {
     const backend_table *table;
     int threads;
     bool host_visible; /* the CPU may read and write device memory */
+    int64_t memory;    /* bytes of device memory that arenas may take; 0: it is the host's */
     bool pattern;      /* arenas are filled with a pattern, to observe the high-water mark */
 };
 
 /* threads 0: as many as there are cores. */
 status backend_cpu_open(backend **out, int threads);
+/* The first NVIDIA card that the system shows. STATUS_DEVICE, in one line: no driver or too old a
+ * one, no card, one without bf16 products (compute capability below 8.0), or a build without
+ * CUDA. Memory is measured when everything that the driver and the libraries load is loaded. */
+status backend_cuda_open(backend **out);
 status backend_rehearsal_open(backend **out, const backend *like);
 /* Measures the rates once, in at most half a second. */
 status backend_measure(backend *b, dtype compute, backend_rates *rates);

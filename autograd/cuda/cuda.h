@@ -25,8 +25,9 @@ extern "C" {
 enum {
     CUDA_ALIGN = 256,       /* bytes; of every planned address */
     CUDA_EVENTS = 256,      /* per queue: marks that may be waited for at a time */
-    CUDA_STAGING = 4 << 20, /* bytes of pinned memory that uploads pass through, twice */
 };
+
+typedef struct cuda_staging cuda_staging; /* transfer.cu */
 
 typedef struct cuda_backend {
     backend base;
@@ -39,9 +40,8 @@ typedef struct cuda_backend {
     cudaEvent_t event[QUEUE_COUNT][CUDA_EVENTS]; /* rings, by ticket */
     uint64_t given[QUEUE_COUNT];                 /* the last ticket */
     cuda_gemm *gemm;
-    struct cuda_staging
-        *staging;  /* pinned pieces for upload, download and disk; transfer.cu */
-    status failed; /* sticks */
+    cuda_staging *staging; /* pinned pieces that uploads, downloads and files pass through */
+    status failed;         /* sticks */
     char message[256];
 } cuda_backend;
 
@@ -64,6 +64,20 @@ static inline void *cuda_at(const tensor *t, int64_t row, int64_t col) {
 static inline cudaStream_t cuda_stream(backend *b) {
     return cuda_of(b)->stream[QUEUE_COMPUTE];
 }
+
+/* ---- transfer.cu: what passes through pinned memory; see backend_table ---- */
+status cuda_staging_open(cuda_backend *c);
+void cuda_staging_close(cuda_backend *c);
+status cuda_upload(backend *b, void *to, const void *from, int64_t n);
+status cuda_download(backend *b, void *to, const void *from, int64_t n);
+event cuda_read(backend *b, queue q, const file *f, int64_t offset, void *to, int64_t bytes,
+                event after);
+/* The first failure of a file's reading so far, with its message. */
+status cuda_staging_failure(cuda_backend *c);
+
+/* Queues, backend.cu: q's next work comes after `after`; a point in q now. */
+void cuda_order(backend *b, queue q, event after);
+event cuda_point(backend *b, queue q);
 
 /* ---- the table's functions; shapes and meaning stand in operation.h ---- */
 #define CUDA_OPERATION(name)                                                                  \
