@@ -35,6 +35,8 @@ enum { WARP = 32, FULL_MASK = -1 };
     (kernel)<<<(grid), (block), (size_t)(shared), (stream)>>>(__VA_ARGS__)
 /* Declares `name`, the block's dynamic shared memory. */
 #define SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+/* In front of a loop of constant length over an array in registers. */
+#define UNROLL _Pragma("unroll")
 
 /* ---- copies from global to shared memory that overlap with compute ---- */
 
@@ -90,6 +92,13 @@ __device__ __forceinline__ void mma_16816<f16>(float d[4], const uint32_t a[4],
                  "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* 2^x in one instruction, within 2 units in the last place; 0 below f32's normal range. */
+static __device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* ---- 16-byte pieces of global memory that are read once ---- */
