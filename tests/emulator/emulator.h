@@ -1,0 +1,54 @@
+/* emulator.h: CUDA without a card, for tests: what a test may ask and set.
+ *
+ * The .cu files of autograd/cuda, compiled by g++ with include/ first on the path, run on the
+ * CPU: a grid is a loop over blocks, a block's threads are fibers that change only where CUDA
+ * lets threads meet, streams are queues. Everything is deterministic for given settings.
+ *
+ * Settings come from the environment at the first call and from emulator_set afterwards:
+ *   EMULATOR_ORDER    greedy (default): a warp runs until it blocks; reversed: the same from the
+ *                     last thread and block down; round: one thread after another; random:SEED
+ *   EMULATOR_STREAMS  lazy (default): work runs when something waits for it; eager: at once;
+ *                     random:SEED: some of some stream's work after every call
+ *   EMULATOR_FAIL     CALL:N:ERROR: the N-th call (from 1) of the runtime function CALL ("any":
+ *                     of all) returns the error number; 700 and 719 to 799 stick
+ *   EMULATOR_MEMORY   bytes of device memory (default 4 GiB)
+ *   EMULATOR_DEVICES  number of cards (default 1)
+ *   EMULATOR_CAPABILITY  80, 86, 89 or 90 (default)
+ *   EMULATOR_DRIVER   the driver's version (default 13000) */
+#ifndef NIBBLE_TESTS_EMULATOR_EMULATOR_H
+#define NIBBLE_TESTS_EMULATOR_EMULATOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Sets one of the names above ("EMULATOR_ORDER") as the environment would. Aborts on a value
+ * that is none. */
+void emulator_set(const char *name, const char *value);
+
+/* The first bug that was found in a kernel since the last reset: "kernel, block (0, 0, 0),
+ * thread (3, 0, 0): file.cu:12: what"; "" if none. */
+const char *emulator_report(void);
+/* Reports go to standard error too (default true). */
+void emulator_loud(bool loud);
+
+/* A fresh device: frees every allocation, destroys streams and events, clears errors, reports
+ * and counts. */
+void emulator_reset(void);
+
+/* Since the reset. */
+typedef struct emulator_counts {
+    int64_t calls;    /* of the runtime */
+    int64_t launches; /* of kernels that ran */
+    int64_t blocks, threads;
+    int64_t device_bytes, host_bytes; /* allocated now */
+} emulator_counts;
+emulator_counts emulator_count_all(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,186 @@
+/* warp.cpp: what the lanes of a warp do together: __syncwarp, shuffles, votes, cp.async,
+ * ldmatrix, mma.
+ *
+ * A lane leaves its operands in its struct and waits; the last one to come does the work for all and
+ * wakes them. Lanes must stand in one line of one file and name the same mask. */
+#include "emulator/engine.h"
+#include "emulator/device.h"
+
+#include <string.h>
+
+/* Waits for the lanes of `mask`. True for the last to come: it does the work and calls part. */
+static bool meet(meeting kind, unsigned mask, const char *file, int line) {
+    thread *t = engine.here, *warp = warp_of(t);
+    int lane = lane_of(t);
+    if (!(mask >> lane & 1))
+        engine_fail(cudaErrorLaunchFailure, file, line, "lane %d is not in its mask %08x",
+                    lane, mask);
+    bool all = true;
+    int lanes = engine.threads - warp->number;
+    for (unsigned left = mask; left; left &= left - 1) {
+        int l = __builtin_ctz(left);
+        if (l == lane) continue;
+        const thread *o = &warp[l];
+        if (l >= lanes || o->state == THREAD_DONE)
+            engine_fail(cudaErrorLaunchFailure, file, line, "lane %d of the mask %s", l,
+                        l >= lanes ? "does not exist" : "has ended");
+        if (o->state != THREAD_WAITING || o->kind != kind || o->mask != mask)
+            all = false;
+        else if (o->line != line || strcmp(o->file, file))
+            engine_fail(cudaErrorLaunchFailure, file, line,
+                        "lane %d waits for the same lanes at %s:%d", l, o->file, o->line);
+    }
+    if (!all) engine_wait(kind, mask, file, line);
+    return all;
+}
+
+static void part(unsigned mask) {
+    thread *warp = warp_of(engine.here);
+    for (unsigned left = mask & ~(1u << lane_of(engine.here)); left; left &= left - 1)
+        engine_wake(&warp[__builtin_ctz(left)]);
+}
+
+void emulator_warp_barrier(unsigned mask, const char *file, int line) {
+    if (meet(MEET_WARP, mask, file, line)) part(mask);
+}
+
+uint64_t emulator_shuffle(unsigned mask, uint64_t value, int from, const char *file,
+                          int line) {
+    thread *t = engine.here, *warp = warp_of(t);
+    if (!(mask >> from & 1))
+        engine_fail(cudaErrorLaunchFailure, file, line,
+                    "a shuffle from lane %d, which is not in the mask %08x", from, mask);
+    t->value = value;
+    t->from = from;
+    if (meet(MEET_SHUFFLE, mask, file, line)) {
+        for (unsigned left = mask; left; left &= left - 1) {
+            thread *o = &warp[__builtin_ctz(left)];
+            o->result = warp[o->from].value;
+        }
+        part(mask);
+    }
+    return t->result;
+}
+
+unsigned emulator_vote_of(unsigned mask, emulator_vote what, int predicate, const char *file,
+                          int line) {
+    thread *t = engine.here, *warp = warp_of(t);
+    t->value = predicate != 0;
+    if (meet(MEET_VOTE, mask, file, line)) {
+        unsigned ballot = 0;
+        for (unsigned left = mask; left; left &= left - 1)
+            ballot |= (unsigned)warp[__builtin_ctz(left)].value << __builtin_ctz(left);
+        for (unsigned left = mask; left; left &= left - 1)
+            warp[__builtin_ctz(left)].result = ballot;
+        part(mask);
+    }
+    unsigned ballot = (unsigned)t->result;
+    return what == VOTE_BALLOT ? ballot : what == VOTE_ANY ? ballot != 0 : ballot == mask;
+}
+
+/* ---- cp.async: copied as late as the program allows ---- */
+
+static bool in_shared(const void *at, size_t bytes) {
+    const unsigned char *p = (const unsigned char *)at;
+    return p >= engine.shared && p + bytes <= engine.shared + engine.shared_room;
+}
+
+void emulator_cp_async(void *shared, const void *global, bool valid, const char *file,
+                       int line) {
+    if (!in_shared(shared, 16))
+        engine_fail(cudaErrorIllegalAddress, file, line,
+                    "cp.async to %p, outside the block's %zu bytes of shared memory", shared,
+                    engine.shared_room);
+    if ((uintptr_t)shared % 16 || (uintptr_t)global % 16)
+        engine_fail(cudaErrorMisalignedAddress, file, line,
+                    "cp.async from %p to %p: not multiples of 16", global, shared);
+    if (valid && !memory_holds(global, 16))
+        engine_fail(cudaErrorIllegalAddress, file, line,
+                    "cp.async from %p: 16 bytes that are not all in one allocation", global);
+    memset(shared, 0xff, 16);
+    thread *t = engine.here;
+    t->pieces.push_back({(unsigned char *)shared, valid ? (const unsigned char *)global : NULL,
+                         t->groups, file, line});
+}
+
+void emulator_cp_commit(const char *, int) {
+    engine.here->groups++;
+}
+
+void emulator_cp_wait(int left, const char *file, int line) {
+    thread *t = engine.here;
+    size_t kept = 0;
+    for (size_t i = 0; i < t->pieces.size(); i++) {
+        const cp_piece p = t->pieces[i];
+        if (p.group >= t->groups - left)
+            t->pieces[kept++] = p;
+        else if (p.from)
+            memcpy(p.to, p.from, 16);
+        else
+            memset(p.to, 0, 16);
+    }
+    t->pieces.resize(kept);
+}
+
+/* ---- tensor cores; layouts: PTX ISA, "Matrix fragments for mma.m16n8k16" ---- */
+
+void emulator_ldmatrix(uint32_t r[4], const void *shared, bool trans, const char *file,
+                       int line) {
+    thread *t = engine.here, *warp = warp_of(t);
+    if (!in_shared(shared, 16))
+        engine_fail(cudaErrorIllegalAddress, file, line,
+                    "ldmatrix from %p, outside the block's %zu bytes of shared memory", shared,
+                    engine.shared_room);
+    if ((uintptr_t)shared % 16)
+        engine_fail(cudaErrorMisalignedAddress, file, line,
+                    "ldmatrix from %p: not a multiple of 16", shared);
+    t->address = shared;
+    t->out = r;
+    if (!meet(MEET_LDMATRIX, ~0u, file, line)) return;
+    for (int m = 0; m < 4; m++) {
+        uint16_t x[8][8];
+        for (int row = 0; row < 8; row++) memcpy(x[row], warp[8 * m + row].address, 16);
+        for (int l = 0; l < LANES; l++) {
+            int g = l / 4, c = l % 4 * 2;
+            uint32_t low = trans ? x[c][g] : x[g][c], high = trans ? x[c + 1][g] : x[g][c + 1];
+            warp[l].out[m] = high << 16 | low;
+        }
+    }
+    part(~0u);
+}
+
+static float widen(uint32_t bits, bool bf16) {
+    return bf16 ? __bfloat162float(__ushort_as_bfloat16((unsigned short)bits))
+                : __half2float(__ushort_as_half((unsigned short)bits));
+}
+
+void emulator_mma(float d[4], const uint32_t a[4], const uint32_t b[2], bool bf16,
+                  const char *file, int line) {
+    typedef float row8 __attribute__((vector_size(32)));
+    thread *t = engine.here, *warp = warp_of(t);
+    t->d = d;
+    t->a = a;
+    t->b = b;
+    if (!meet(MEET_MMA, ~0u, file, line)) return;
+    float at[16][16];
+    union {
+        row8 row;
+        float x[8];
+    } bt[16], c;
+    for (int l = 0; l < LANES; l++) {
+        int g = l / 4, q = l % 4 * 2;
+        for (int i = 0; i < 8; i++)
+            at[g + (i / 2 % 2) * 8][q + i % 2 + i / 4 * 8] =
+                widen(warp[l].a[i / 2] >> (i % 2 * 16), bf16);
+        for (int i = 0; i < 4; i++)
+            bt[q + i % 2 + i / 2 * 8].x[g] = widen(warp[l].b[i / 2] >> (i % 2 * 16), bf16);
+    }
+    for (int row = 0; row < 16; row++) {
+        thread *lanes = &warp[row % 8 * 4];
+        int half = row / 8 * 2;
+        for (int i = 0; i < 8; i++) c.x[i] = lanes[i / 2].d[half + i % 2];
+        for (int k = 0; k < 16; k++) c.row += at[row][k] * bt[k].row;
+        for (int i = 0; i < 8; i++) lanes[i / 2].d[half + i % 2] = c.x[i];
+    }
+    part(~0u);
+}
