@@ -30,6 +30,12 @@ template <typename T> static inline matrix<T> matrix_of(const tensor *t) {
     return m;
 }
 
+/* A dense tensor as one long row. */
+template <typename T> static inline matrix<T> matrix_flat(const tensor *t) {
+    matrix<T> m = {(T *)t->data, 0, (uintptr_t)t->data % 16 == 0};
+    return m;
+}
+
 static inline int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
@@ -96,11 +102,66 @@ static __device__ __forceinline__ void piece_store(const matrix<T> &m, int64_t r
         if (col + i < cols) at[i] = p.x[i];
 }
 
-template <typename T> static __device__ __forceinline__ piece<T> piece_zero(void) {
-    piece<T> p;
+/* Two numbers in one word, rounded to T; and back. The first is in the lower half. */
+template <typename T>
+static __device__ __forceinline__ uint32_t pack_two(float first, float second);
+template <> __device__ __forceinline__ uint32_t pack_two<bf16>(float first, float second) {
+    __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
+    return *(uint32_t *)&both;
+}
+template <> __device__ __forceinline__ uint32_t pack_two<f16>(float first, float second) {
+    __half2 both = __floats2half2_rn(first, second);
+    return *(uint32_t *)&both;
+}
+template <typename T> static __device__ __forceinline__ float2 unpack_two(uint32_t both);
+template <> __device__ __forceinline__ float2 unpack_two<bf16>(uint32_t both) {
+    return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
+}
+template <> __device__ __forceinline__ float2 unpack_two<f16>(uint32_t both) {
+    return __half22float2(*(__half2 *)&both);
+}
+
+/* A piece as f32, and f32 rounded to a piece. Whole words, because the compiler handles halves
+ * of registers one by one. */
+template <typename T>
+static __device__ __forceinline__ void piece_widen(const piece<T> &p, float *x) {
+    const uint32_t word[4] = {p.bits.x, p.bits.y, p.bits.z, p.bits.w};
 #pragma unroll
-    for (int i = 0; i < p.count; i++) p.x[i] = from_f32<T>(0.0f);
+    for (int i = 0; i < 4; i++) {
+        float2 both = unpack_two<T>(word[i]);
+        x[2 * i] = both.x, x[2 * i + 1] = both.y;
+    }
+}
+static __device__ __forceinline__ void piece_widen(const piece<float> &p, float *x) {
+    x[0] = __uint_as_float(p.bits.x), x[1] = __uint_as_float(p.bits.y);
+    x[2] = __uint_as_float(p.bits.z), x[3] = __uint_as_float(p.bits.w);
+}
+template <typename T>
+static __device__ __forceinline__ piece<T> piece_narrow(const float *x) {
+    piece<T> p;
+    p.bits = make_uint4(pack_two<T>(x[0], x[1]), pack_two<T>(x[2], x[3]),
+                        pack_two<T>(x[4], x[5]), pack_two<T>(x[6], x[7]));
     return p;
+}
+template <>
+__device__ __forceinline__ piece<float> piece_narrow<float>(const float *x) {
+    piece<float> p;
+    p.bits = make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                        __float_as_uint(x[3]));
+    return p;
+}
+
+/* Stores g, or adds it to what stands there in f32: the gradient of an activation. g is used up. */
+template <typename T>
+static __device__ __forceinline__ void piece_gradient(const matrix<T> &m, bool add, int64_t row,
+                                                      int64_t col, int64_t cols, float *g) {
+    if (add) {
+        float old[piece<T>::count];
+        piece_widen(piece_load(m, row, col, cols), old);
+#pragma unroll
+        for (int i = 0; i < piece<T>::count; i++) g[i] += old[i];
+    }
+    piece_store(m, row, col, cols, piece_narrow<T>(g));
 }
 
 /* Sum over the block, the same bits in every thread. All threads come here; `space` is shared
@@ -114,14 +175,15 @@ static __device__ __forceinline__ float block_sum(float x, float *space) {
     return sum;
 }
 
-/* Sum over the block in double, for thread 0; `space` as above, one element per thread. */
+/* Sum over the block in double, for thread 0 (others get 0); `space` as above, one element per
+ * thread. */
 static __device__ __forceinline__ double block_sum_f64(double x, double *space) {
     space[threadIdx.x] = x;
     for (int d = (int)blockDim.x / 2; d; d /= 2) { /* blockDim.x is a power of two */
         __syncthreads();
         if ((int)threadIdx.x < d) space[threadIdx.x] += space[threadIdx.x + d];
     }
-    return space[0];
+    return threadIdx.x ? 0 : space[0];
 }
 
 #endif
