@@ -255,6 +255,7 @@ static status run_step(engine *e, const program_plan *q, int32_t n, const run_ar
                     .used = args->rows,
                     .documents = args->documents,
                     .selected = args->selected,
+                    .targets = args->load.targets,
                     .layer = st->layer,
                     .seed = args->seed,
                     .micro = args->micro,

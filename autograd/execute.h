@@ -40,7 +40,7 @@ typedef struct run_input {
 typedef struct run_args {
     int64_t rows; /* real rows of the batch; bucketed inside */
     int64_t documents, selected;
-    op_load load; /* what the batch holds; for the profile only */
+    op_load load; /* what the batch holds; if its targets are counted, then exactly */
     uint64_t seed, micro;
     const run_input *inputs; /* in the order of program_input */
     const struct adamw_scalars *adam;

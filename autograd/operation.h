@@ -164,6 +164,8 @@ typedef struct op_call {
     int64_t used;      /* rows that are real, <= rows */
     int64_t documents; /* of OP_ATTENTION */
     int64_t selected;  /* of OP_LOGITS */
+    int64_t targets;   /* of OP_HEAD_CROSS_ENTROPY: rows with one, where the caller has counted
+                          them; 0: all, for all that he knows */
     int32_t layer;     /* Philox layer */
     uint64_t seed,
         micro; /* Philox key and global micro-batch; micro == UINT64_MAX: no dropout */

@@ -1,0 +1,293 @@
+/* linear.cu: OP_LINEAR forward; see linear.h. Backward is linear_backward.cu.
+ *
+ * Without 4-bit weights, adapters and biases (full training) each part is a product on W itself.
+ */
+#include "autograd/cuda/linear.h"
+#include "autograd/cuda/rows.h"
+#include "autograd/cuda/weights.h"
+
+/* ---- sizes ---- */
+
+static linear_size size_of(const op_attr *attr, dtype type, int64_t rows) {
+    linear_size z = {};
+    z.type = type;
+    z.rows = rows;
+    z.in = attr->linear.in;
+    z.parts = attr->linear.parts;
+    z.terms = type == DTYPE_F32 ? 1 : 2;
+    for (int k = 0; k < z.parts; k++) z.stack += z.out[k] = attr->linear.out[k];
+    return z;
+}
+
+linear_size cuda_linear_size_of_shape(const op_shape *s) {
+    linear_size z = size_of(s->attr, s->compute, s->rows);
+    for (int k = 0; k < z.parts; k++) {
+        z.made |= dtype_is_4bit(s->in[linear_w(k)].type);
+        z.bias |= s->in[linear_bias(k)].type < DTYPE_COUNT;
+        z.rank[k] = s->in[linear_a(k)].type < DTYPE_COUNT ? s->attr->linear.rank[k] : 0;
+    }
+    z.dropout = s->attr->linear.dropout > 0 && cuda_linear_rank(&z) > 0;
+    return z;
+}
+
+linear_size cuda_linear_size_of_call(const op_call *c) {
+    linear_size z = size_of(c->attr, c->compute, c->rows);
+    for (int k = 0; k < z.parts; k++) {
+        z.made |= dtype_is_4bit(c->in[linear_w(k)].type);
+        z.bias |= c->in[linear_bias(k)].data != NULL;
+        z.rank[k] = c->in[linear_a(k)].data ? c->attr->linear.rank[k] : 0;
+    }
+    z.dropout = c->attr->linear.dropout > 0 && cuda_linear_rank(&z) > 0;
+    return z;
+}
+
+int cuda_linear_rank(const linear_size *z) {
+    int rank = 0;
+    for (int k = 0; k < z->parts; k++) rank += z->rank[k];
+    return rank;
+}
+
+tensor cuda_linear_part(const tensor *t, const linear_size *z, int k) {
+    int64_t first = 0;
+    for (int i = 0; i < k; i++) first += z->out[i];
+    return tensor_columns(t, first, z->out[k]);
+}
+
+adapter_wide cuda_linear_input(const op_call *c, const linear_size *z, int k) {
+    adapter_wide wide = {c->in[LINEAR_X], dropout_of(c, k)};
+    return wide;
+}
+
+linear_tail cuda_linear_tail(const linear_size *z, bool bias) {
+    linear_tail t = {};
+    t.parts = z->parts;
+    t.terms = z->terms;
+    for (int k = 0; k < z->parts; k++) {
+        t.rank[k] = z->rank[k];
+        t.first[k + 1] = t.first[k] + z->terms * z->rank[k];
+        t.row[k + 1] = t.row[k] + z->out[k];
+    }
+    t.bias = bias ? t.first[z->parts] : -1;
+    return t;
+}
+
+static int64_t tail_columns(const linear_tail *t) {
+    return t->first[t->parts] + (t->bias >= 0);
+}
+
+/* ---- tails ---- */
+
+/* Part whose columns hold `col`, or -1. */
+static __device__ __forceinline__ int part_of(const linear_tail &t, int col) {
+    for (int k = 0; k < t.parts; k++)
+        if (col >= t.first[k] && col < t.first[k + 1]) return k;
+    return -1;
+}
+
+/* Term col / rank of x: what is left of it after the terms before, rounded to T. */
+template <typename T>
+__global__ void tail_of_rows(linear_tail t, T *to, int64_t ld, int64_t rows, int width) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = i / width;
+    int col = (int)(i % width), k = part_of(t, col);
+    if (row >= rows) return;
+    float x = col == t.bias ? 1.0f : 0.0f;
+    if (k >= 0) {
+        int at = col - t.first[k];
+        x = t.thin[k][row * t.rank[k] + at % t.rank[k]];
+        if (at >= t.rank[k]) x -= round_to<T>(x);
+    }
+    to[row * ld + col] = from_f32<T>(x);
+}
+
+template <typename T>
+__global__ void tail_of_weights(linear_tail t, T *to, int64_t ld, int width) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = i / width;
+    int col = (int)(i % width), own = part_of(t, col), k = 0;
+    if (row >= t.row[t.parts]) return;
+    while (row >= t.row[k + 1]) k++;
+    T x = from_f32<T>(0.0f);
+    if (own == k)
+        x = ((const T *)t.b[k])[(row - t.row[k]) * t.rank[k] + (col - t.first[k]) % t.rank[k]];
+    if (col == t.bias && t.offset[k]) x = ((const T *)t.offset[k])[row - t.row[k]];
+    to[row * ld + col] = x;
+}
+
+template <typename T>
+static void launch_rows(backend *b, const linear_tail *t, void *to, int64_t ld, int64_t rows,
+                        int64_t width) {
+    LAUNCH((tail_of_rows<T>), (unsigned)ceil_div(rows * width, 256), 256, 0, cuda_stream(b),
+           *t, (T *)to, ld, rows, (int)width);
+}
+
+template <typename T>
+static void launch_weights(backend *b, const linear_tail *t, void *to, int64_t ld,
+                           int64_t width) {
+    LAUNCH((tail_of_weights<T>), (unsigned)ceil_div(t->row[t->parts] * width, 256), 256, 0,
+           cuda_stream(b), *t, (T *)to, ld, (int)width);
+}
+
+static char *column(void *at, int64_t col, dtype type) {
+    return (char *)at + col * dtype_bytes(type);
+}
+
+/* Rows of a dense or windowed matrix, `ld` elements apart at `to`. */
+static status copy_rows(backend *b, const tensor *t, void *to, int64_t ld) {
+    size_t size = (size_t)dtype_bytes(t->type);
+    CUDA_TRY(b, cudaMemcpy2DAsync(to, (size_t)ld * size, t->data, (size_t)t->stride * size,
+                                  (size_t)t->cols * size, (size_t)t->rows,
+                                  cudaMemcpyDeviceToDevice, cuda_stream(b)));
+    return STATUS_OK;
+}
+
+status cuda_linear_extend(backend *b, const tensor *wide, const linear_tail *tail, void *to,
+                          int64_t ld) {
+    int64_t width = ld - wide->cols;
+    void *at = column(to, wide->cols, wide->type);
+    TRY(copy_rows(b, wide, to, ld));
+    if (wide->type == DTYPE_F32)
+        launch_rows<float>(b, tail, at, ld, wide->rows, width);
+    else if (wide->type == DTYPE_BF16)
+        launch_rows<bf16>(b, tail, at, ld, wide->rows, width);
+    else
+        launch_rows<f16>(b, tail, at, ld, wide->rows, width);
+    return CUDA_LAUNCHED(b, "a linear's tail");
+}
+
+status cuda_linear_gather(backend *b, const op_call *c, const linear_size *z, void *to,
+                          int64_t ld) {
+    for (int k = 0; k < z->parts; k++) {
+        const tensor *w = &c->in[linear_w(k)];
+        if (dtype_is_4bit(w->type))
+            TRY(cuda_weights_decode(b, w, 0, w->rows, z->type, to, ld));
+        else
+            TRY(copy_rows(b, w, to, ld));
+        to = column(to, z->out[k] * ld, z->type);
+    }
+    return STATUS_OK;
+}
+
+/* ---- forward ---- */
+
+typedef struct space {
+    void *w, *x; /* [stack, ld], [rows, ld]; NULL: the operands serve */
+    float *u[LINEAR_PARTS];
+    void *gemm;
+} space;
+
+/* Columns of both operands; in where there is no tail. */
+static int64_t depth_of(const linear_size *z) {
+    linear_tail t = cuda_linear_tail(z, z->bias);
+    int64_t tail = tail_columns(&t);
+    return tail ? round_up_i64(z->in + tail, LINEAR_EIGHT) : z->in;
+}
+
+static int64_t pitch_of(const linear_size *z) {
+    return round_up_i64(depth_of(z), LINEAR_EIGHT);
+}
+
+static void take(cuda_scratch *s, const linear_size *z, space *out) {
+    int64_t size = dtype_bytes(z->type), depth = depth_of(z);
+    bool tail = depth > z->in;
+    *out = {};
+    if (tail || z->made) out->w = cuda_take(s, z->stack * pitch_of(z) * size);
+    if (tail) out->x = cuda_take(s, z->rows * depth * size);
+    for (int k = 0; k < z->parts; k++)
+        out->u[k] = (float *)cuda_take(s, 4 * z->rows * z->rank[k]);
+    out->gemm = cuda_take(s, CUDA_GEMM_SPACE);
+}
+
+/* y = x W^T, W [n, depth]. */
+static cuda_gemm_shape product(const linear_size *z, int64_t n, int64_t ldx, int64_t ldw,
+                               int64_t ldy) {
+    cuda_gemm_shape s = {};
+    s.tb = true;
+    s.in = s.out = z->type;
+    s.m = z->rows, s.n = n, s.k = depth_of(z);
+    s.lda = ldx, s.ldb = ldw, s.ldc = ldy;
+    s.alpha = 1;
+    return s;
+}
+
+static bool gathers(const linear_size *z) {
+    return z->made || depth_of(z) > z->in;
+}
+
+/* Each part on its own W. */
+static status forward_parts(backend *b, const op_call *c, const linear_size *z,
+                            const space *at) {
+    const tensor *x = &c->in[LINEAR_X];
+    for (int k = 0; k < z->parts; k++) {
+        tensor y = cuda_linear_part(&c->out[0], z, k);
+        cuda_gemm_shape s = product(z, z->out[k], x->stride, z->in, y.stride);
+        TRY(cuda_gemm_run(cuda_of(b)->gemm, cuda_stream(b), &s, x->data,
+                          c->in[linear_w(k)].data, y.data, at->gemm));
+    }
+    return STATUS_OK;
+}
+
+/* u of every part, and the operands with their tails. */
+static status make_tails(backend *b, const op_call *c, const linear_size *z, const space *at) {
+    linear_tail t = cuda_linear_tail(z, z->bias);
+    int64_t ld = depth_of(z), width = ld - z->in;
+    for (int k = 0; k < z->parts; k++) {
+        t.thin[k] = at->u[k];
+        t.b[k] = c->in[linear_b(k)].data;
+        t.offset[k] = c->in[linear_bias(k)].data;
+        if (!z->rank[k]) continue;
+        adapter_wide x = cuda_linear_input(c, z, k);
+        TRY(cuda_adapter_down(b, &x, c->in[linear_a(k)].data, z->rank[k],
+                              c->attr->linear.scale[k], at->u[k]));
+    }
+    TRY(cuda_linear_extend(b, &c->in[LINEAR_X], &t, at->x, ld));
+    void *to = column(at->w, z->in, z->type);
+    if (z->type == DTYPE_F32)
+        launch_weights<float>(b, &t, to, ld, width);
+    else if (z->type == DTYPE_BF16)
+        launch_weights<bf16>(b, &t, to, ld, width);
+    else
+        launch_weights<f16>(b, &t, to, ld, width);
+    return CUDA_LAUNCHED(b, "a linear's tail");
+}
+
+status cuda_linear_forward(backend *b, const op_call *c) {
+    linear_size z = cuda_linear_size_of_call(c);
+    cuda_scratch s = {(char *)c->scratch, 0};
+    space at;
+    if (z.rows == 0) return STATUS_OK;
+    take(&s, &z, &at);
+    TRY(cuda_scratch_check(&s, "linear", c->scratch_bytes));
+    if (!gathers(&z)) return forward_parts(b, c, &z, &at);
+    int64_t ld = pitch_of(&z);
+    TRY(cuda_linear_gather(b, c, &z, at.w, ld));
+    if (at.x) TRY(make_tails(b, c, &z, &at));
+    const tensor *x = &c->in[LINEAR_X];
+    cuda_gemm_shape p =
+        product(&z, z.stack, at.x ? depth_of(&z) : x->stride, ld, c->out[0].stride);
+    return cuda_gemm_run(cuda_of(b)->gemm, cuda_stream(b), &p, at.x ? at.x : x->data, at.w,
+                         c->out[0].data, at.gemm);
+}
+
+/* ---- planning ---- */
+
+int64_t cuda_linear_scratch(backend *b, const op_shape *shape) {
+    if (shape->backward) return cuda_linear_backward_scratch(b, shape);
+    linear_size z = cuda_linear_size_of_shape(shape);
+    cuda_scratch s = {};
+    space at;
+    take(&s, &z, &at);
+    return s.used;
+}
+
+status cuda_linear_prepare(backend *b, const op_shape *shape) {
+    if (shape->backward) return cuda_linear_backward_prepare(b, shape);
+    linear_size z = cuda_linear_size_of_shape(shape);
+    if (gathers(&z)) {
+        cuda_gemm_shape s = product(&z, z.stack, depth_of(&z), pitch_of(&z), z.stack);
+        return cuda_gemm_plan(cuda_of(b)->gemm, &s);
+    }
+    for (int k = 0; k < z.parts; k++) {
+        cuda_gemm_shape s = product(&z, z.out[k], z.in, z.in, z.stack);
+        TRY(cuda_gemm_plan(cuda_of(b)->gemm, &s));
+    }
+    return STATUS_OK;
+}
