@@ -21,9 +21,9 @@ static __device__ __forceinline__ float logistic(float x) {
 /* ---- OP_GLU ---- */
 
 template <typename T> struct glu_call {
-    matrix<T> gate, up, y;         /* [rows, F] each; the first two side by side */
-    matrix<T> dy, dgate, dup;      /* backward */
-    bool add;                      /* to dgate and dup */
+    matrix<T> gate, up, y;    /* [rows, F] each; the first two side by side */
+    matrix<T> dy, dgate, dup; /* backward */
+    bool add;                 /* to dgate and dup */
     activation act;
     int64_t cols, per_row; /* F; blocks of a row */
 };
@@ -37,11 +37,10 @@ static __global__ void __launch_bounds__(ROW_THREADS) glu_forward(glu_call<T> c)
     piece<T> second = piece_load(c.up, at.row, at.col, c.cols);
     piece_widen(first, gate);
     piece_widen(second, up);
-#pragma unroll
-    for (int i = 0; i < count; i++) gate[i] *= logistic(gate_argument(c.act, gate[i], &slope));
+    UNROLL for (int i = 0; i < count; i++) gate[i] *=
+        logistic(gate_argument(c.act, gate[i], &slope));
     piece_widen(piece_narrow<T>(gate), gate);
-#pragma unroll
-    for (int i = 0; i < count; i++) gate[i] *= up[i];
+    UNROLL for (int i = 0; i < count; i++) gate[i] *= up[i];
     piece_store(c.y, at.row, at.col, c.cols, piece_narrow<T>(gate));
 }
 
@@ -56,15 +55,13 @@ static __global__ void __launch_bounds__(ROW_THREADS) glu_backward(glu_call<T> c
     piece_widen(first, gate);
     piece_widen(second, up);
     piece_widen(third, d);
-#pragma unroll
-    for (int i = 0; i < count; i++) { /* up becomes dgate, gate the activation */
+    UNROLL for (int i = 0; i < count; i++) { /* up becomes dgate, gate the activation */
         float x = gate[i], slope, s = logistic(gate_argument(c.act, x, &slope));
         up[i] = up[i] * d[i] * (s + x * slope * (s * (1.0f - s)));
         gate[i] = x * s;
     }
     piece_widen(piece_narrow<T>(gate), gate);
-#pragma unroll
-    for (int i = 0; i < count; i++) gate[i] *= d[i];
+    UNROLL for (int i = 0; i < count; i++) gate[i] *= d[i];
     piece_gradient(c.dgate, c.add, at.row, at.col, c.cols, up);
     piece_gradient(c.dup, c.add, at.row, at.col, c.cols, gate);
 }
@@ -130,8 +127,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) add_forward(add_call<T> c)
     piece<T> second = piece_load(c.b, at.row, at.col, c.cols);
     piece_widen(first, x);
     piece_widen(second, y);
-#pragma unroll
-    for (int i = 0; i < count; i++) x[i] += y[i];
+    UNROLL for (int i = 0; i < count; i++) x[i] += y[i];
     piece_store(c.y, at.row, at.col, c.cols, piece_narrow<T>(x));
 }
 
@@ -142,8 +138,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) add_backward(add_call<T> c
     row_place at = row_place_of(c.per_row, count);
     float g[count], copy[count];
     piece_widen(piece_load(c.dy, at.row, at.col, c.cols), g);
-#pragma unroll
-    for (int i = 0; i < count; i++) copy[i] = g[i];
+    UNROLL for (int i = 0; i < count; i++) copy[i] = g[i];
     if (c.da.at) piece_gradient(c.da, c.add_da, at.row, at.col, c.cols, g);
     if (c.db.at) piece_gradient(c.db, c.add_db, at.row, at.col, c.cols, copy);
 }

@@ -35,8 +35,7 @@ static __device__ __forceinline__ void dropout_piece(const dropout &d, int64_t r
     if (!d.on) return;
     uint64_t first = (uint64_t)(row * d.width + col);
     if (first % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < n; i += 4) {
+        UNROLL for (int i = 0; i < n; i += 4) {
             uint4 w = dropout_words(d, (first + i) / 4);
             x[i] = dropout_one(d, w.x, x[i]);
             x[i + 1] = dropout_one(d, w.y, x[i + 1]);
@@ -45,8 +44,7 @@ static __device__ __forceinline__ void dropout_piece(const dropout &d, int64_t r
         }
         return;
     }
-#pragma unroll
-    for (int i = 0; i < n; i++) {
+    UNROLL for (int i = 0; i < n; i++) {
         uint64_t e = first + i;
         uint4 w = dropout_words(d, e / 4);
         unsigned word = e % 4 == 0 ? w.x : e % 4 == 1 ? w.y : e % 4 == 2 ? w.z : w.w;

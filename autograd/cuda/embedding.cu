@@ -29,8 +29,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) gather(embedding_call<T> c
     if (c.scale != 0) {
         float x[count];
         piece_widen(p, x);
-#pragma unroll
-        for (int i = 0; i < count; i++) x[i] *= c.scale;
+        UNROLL for (int i = 0; i < count; i++) x[i] *= c.scale;
         p = piece_narrow<T>(x);
     }
     piece_store(c.y, at.row, at.col, c.cols, p);
@@ -87,30 +86,25 @@ static __global__ void __launch_bounds__(ROW_THREADS)
     bool first = at.row == 0 || sorted[at.row - 1] != id;
     if (!first || id < 0 || id >= c.vocabulary || at.col >= c.cols) return;
     float sum[count];
-#pragma unroll
-    for (int i = 0; i < count; i += 4)
+    UNROLL for (int i = 0; i < count; i += 4)
         piece_widen(piece_load(dw, id, at.col + i, c.cols), sum + i);
     bool more = true;
     for (int64_t k = at.row; more; k += AHEAD) {
         piece<T> p[AHEAD];
         bool same[AHEAD];
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
+        UNROLL for (int j = 0; j < AHEAD; j++) {
             same[j] = k + j < c.rows && sorted[k + j] == id;
             p[j] = piece_load(c.y, order[same[j] ? k + j : k], at.col, c.cols);
         }
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
+        UNROLL for (int j = 0; j < AHEAD; j++) {
             float x[count];
             piece_widen(p[j], x);
-#pragma unroll
-            for (int i = 0; i < count; i++)
-                if (same[j]) sum[i] = __fadd_rn(sum[i], __fmul_rn(c.scale, x[i]));
+            UNROLL for (int i = 0; i < count; i++) if (same[j]) sum[i] =
+                __fadd_rn(sum[i], __fmul_rn(c.scale, x[i]));
         }
         more = same[AHEAD - 1] && k + AHEAD < c.rows && sorted[k + AHEAD] == id;
     }
-#pragma unroll
-    for (int i = 0; i < count; i += 4)
+    UNROLL for (int i = 0; i < count; i += 4)
         piece_store(dw, id, at.col + i, c.cols, piece_narrow<float>(sum + i));
 }
 

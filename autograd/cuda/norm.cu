@@ -15,10 +15,10 @@ enum {
 };
 
 template <typename T> struct norm_call {
-    matrix<T> x, residual, w, y, sum;         /* forward; of a backward x is the stream s */
-    matrix<T> dy, dsum, dx, dresidual;        /* backward; w too */
-    bool add_dx, add_dresidual;               /* whether these two are added to */
-    float *rstd;                              /* [rows], `rstd_stride` apart */
+    matrix<T> x, residual, w, y, sum;  /* forward; of a backward x is the stream s */
+    matrix<T> dy, dsum, dx, dresidual; /* backward; w too */
+    bool add_dx, add_dresidual;        /* whether these two are added to */
+    float *rstd;                       /* [rows], `rstd_stride` apart */
     int64_t rows, cols, rstd_stride;
     float eps;
 };
@@ -40,8 +40,7 @@ static __device__ __forceinline__ piece<T> stream_piece(const norm_call<T> &c, i
     if (!c.residual.at) return x;
     piece_widen(x, a);
     piece_widen(residual, b);
-#pragma unroll
-    for (int i = 0; i < count; i++) a[i] += b[i];
+    UNROLL for (int i = 0; i < count; i++) a[i] += b[i];
     x = piece_narrow<T>(a);
     piece_store(c.sum, row, col, c.cols, x);
     return x;
@@ -50,25 +49,21 @@ static __device__ __forceinline__ piece<T> stream_piece(const norm_call<T> &c, i
 template <typename T> static __device__ __forceinline__ float squares_of(const piece<T> &s) {
     float x[piece<T>::count], sum = 0;
     piece_widen(s, x);
-#pragma unroll
-    for (int i = 0; i < piece<T>::count; i++) sum += x[i] * x[i];
+    UNROLL for (int i = 0; i < piece<T>::count; i++) sum += x[i] * x[i];
     return sum;
 }
 
 /* y = C(C(s * rstd) * w) */
 template <typename T>
-static __device__ __forceinline__ void store_normal(const norm_call<T> &c, int64_t row,
-                                                    int64_t col, const piece<T> &s,
-                                                    float rstd) {
+static __device__ __forceinline__ void
+store_normal(const norm_call<T> &c, int64_t row, int64_t col, const piece<T> &s, float rstd) {
     float x[piece<T>::count], w[piece<T>::count];
     if (col >= c.cols) return;
     piece_widen(piece_load(c.w, 0, col, c.cols), w);
     piece_widen(s, x);
-#pragma unroll
-    for (int i = 0; i < piece<T>::count; i++) x[i] *= rstd;
+    UNROLL for (int i = 0; i < piece<T>::count; i++) x[i] *= rstd;
     piece_widen(piece_narrow<T>(x), x);
-#pragma unroll
-    for (int i = 0; i < piece<T>::count; i++) x[i] *= w[i];
+    UNROLL for (int i = 0; i < piece<T>::count; i++) x[i] *= w[i];
     piece_store(c.y, row, col, c.cols, piece_narrow<T>(x));
 }
 
@@ -80,13 +75,11 @@ static __global__ void __launch_bounds__(MOST_THREADS) norm_forward(norm_call<T>
     const int64_t first = (int64_t)threadIdx.x * count;
     piece<T> s[KEPT], residual[KEPT];
     float squares = 0;
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) {
+    UNROLL for (int k = 0; k < KEPT; k++) {
         s[k] = piece_load(c.x, row, first + k * step, c.cols);
         if (c.residual.at) residual[k] = piece_load(c.residual, row, first + k * step, c.cols);
     }
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) {
+    UNROLL for (int k = 0; k < KEPT; k++) {
         s[k] = stream_piece(c, row, first + k * step, s[k], residual[k]);
         squares += squares_of(s[k]);
     }
@@ -98,8 +91,7 @@ static __global__ void __launch_bounds__(MOST_THREADS) norm_forward(norm_call<T>
     float mean = block_sum(squares, (float *)shared) / (float)c.cols;
     float rstd = __fdiv_rn(1.0f, __fsqrt_rn(mean + c.eps));
     if (threadIdx.x == 0) c.rstd[row * c.rstd_stride] = rstd;
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) store_normal(c, row, first + k * step, s[k], rstd);
+    UNROLL for (int k = 0; k < KEPT; k++) store_normal(c, row, first + k * step, s[k], rstd);
     const matrix<T> &again = c.residual.at ? c.sum : c.x;
     for (int64_t col = first + KEPT * step; col < c.cols; col += step)
         store_normal(c, row, col, piece_load(again, row, col, c.cols), rstd);
@@ -125,40 +117,34 @@ template <typename T> static status forward(backend *b, const op_call *call) {
 
 /* dx = dsum + rstd * (dy * w - s * rstd * mean), set or added to both gradients. */
 template <typename T>
-static __device__ __forceinline__ void store_gradient(const norm_call<T> &c, int64_t row,
-                                                      int64_t col, const piece<T> &stream,
-                                                      const piece<T> &dy, float rstd,
-                                                      float mean) {
+static __device__ __forceinline__ void
+store_gradient(const norm_call<T> &c, int64_t row, int64_t col, const piece<T> &stream,
+               const piece<T> &dy, float rstd, float mean) {
     const int count = piece<T>::count;
     float s[count], g[count], x[count];
     if (col >= c.cols) return;
     piece_widen(piece_load(c.w, 0, col, c.cols), x);
     piece_widen(stream, s);
     piece_widen(dy, g);
-#pragma unroll
-    for (int i = 0; i < count; i++) g[i] = rstd * (g[i] * x[i] - s[i] * rstd * mean);
+    UNROLL for (int i = 0; i < count; i++) g[i] = rstd * (g[i] * x[i] - s[i] * rstd * mean);
     if (c.dsum.at) {
         piece_widen(piece_load(c.dsum, row, col, c.cols), x);
-#pragma unroll
-        for (int i = 0; i < count; i++) g[i] += x[i];
+        UNROLL for (int i = 0; i < count; i++) g[i] += x[i];
     }
-#pragma unroll
-    for (int i = 0; i < count; i++) x[i] = g[i];
+    UNROLL for (int i = 0; i < count; i++) x[i] = g[i];
     if (c.dx.at) piece_gradient(c.dx, c.add_dx, row, col, c.cols, g);
     if (c.dresidual.at) piece_gradient(c.dresidual, c.add_dresidual, row, col, c.cols, x);
 }
 
 /* sum of dy * w * s */
 template <typename T>
-static __device__ __forceinline__ float product_of(const norm_call<T> &c, int64_t col,
-                                                   const piece<T> &stream,
-                                                   const piece<T> &dy) {
+static __device__ __forceinline__ float
+product_of(const norm_call<T> &c, int64_t col, const piece<T> &stream, const piece<T> &dy) {
     float s[piece<T>::count], g[piece<T>::count], w[piece<T>::count], sum = 0;
     piece_widen(piece_load(c.w, 0, col, c.cols), w);
     piece_widen(stream, s);
     piece_widen(dy, g);
-#pragma unroll
-    for (int i = 0; i < piece<T>::count; i++) sum += g[i] * w[i] * s[i];
+    UNROLL for (int i = 0; i < piece<T>::count; i++) sum += g[i] * w[i] * s[i];
     return sum;
 }
 
@@ -170,19 +156,17 @@ static __global__ void __launch_bounds__(MOST_THREADS) norm_backward(norm_call<T
     const int64_t first = (int64_t)threadIdx.x * count;
     float rstd = c.rstd[row * c.rstd_stride], product = 0;
     piece<T> s[KEPT], dy[KEPT];
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) {
+    UNROLL for (int k = 0; k < KEPT; k++) {
         s[k] = piece_load(c.x, row, first + k * step, c.cols);
         dy[k] = piece_load(c.dy, row, first + k * step, c.dy.at ? c.cols : 0);
     }
-#pragma unroll
-    for (int k = 0; k < KEPT; k++) product += product_of(c, first + k * step, s[k], dy[k]);
+    UNROLL for (int k = 0; k < KEPT; k++) product +=
+        product_of(c, first + k * step, s[k], dy[k]);
     for (int64_t col = first + KEPT * step; col < c.cols && c.dy.at; col += step)
         product += product_of(c, col, piece_load(c.x, row, col, c.cols),
                               piece_load(c.dy, row, col, c.cols));
     float mean = block_sum(product, (float *)shared) * rstd / (float)c.cols;
-#pragma unroll
-    for (int k = 0; k < KEPT; k++)
+    UNROLL for (int k = 0; k < KEPT; k++)
         store_gradient(c, row, first + k * step, s[k], dy[k], rstd, mean);
     for (int64_t col = first + KEPT * step; col < c.cols; col += step)
         store_gradient(c, row, col, piece_load(c.x, row, col, c.cols),
@@ -196,7 +180,7 @@ static __global__ void __launch_bounds__(SPLIT_WARPS *WARP)
     norm_weight(norm_call<T> c, int64_t blocks, float *parts) {
     SHARED(shared);
     const int count = piece<T>::count, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    float(*sums)[WARP * count] = (float(*)[WARP * count])shared; /* [SPLIT_WARPS] */
+    float(*sums)[WARP * count] = (float(*)[WARP * count]) shared; /* [SPLIT_WARPS] */
     int64_t split = blockIdx.x / blocks, tile = blockIdx.x % blocks * (WARP * count);
     int64_t col = tile + lane * count, last = c.rows * (split + 1) / SPLITS;
     float sum[count] = {0};
@@ -204,14 +188,11 @@ static __global__ void __launch_bounds__(SPLIT_WARPS *WARP)
         float s[count], g[count], rstd = c.rstd[row * c.rstd_stride];
         piece_widen(piece_load(c.x, row, col, c.cols), s);
         piece_widen(piece_load(c.dy, row, col, c.cols), g);
-#pragma unroll
-        for (int i = 0; i < count; i++) s[i] *= rstd;
+        UNROLL for (int i = 0; i < count; i++) s[i] *= rstd;
         piece_widen(piece_narrow<T>(s), s);
-#pragma unroll
-        for (int i = 0; i < count; i++) sum[i] += g[i] * s[i];
+        UNROLL for (int i = 0; i < count; i++) sum[i] += g[i] * s[i];
     }
-#pragma unroll
-    for (int i = 0; i < count; i++) sums[warp][i * WARP + lane] = sum[i];
+    UNROLL for (int i = 0; i < count; i++) sums[warp][i * WARP + lane] = sum[i];
     __syncthreads();
     for (int i = threadIdx.x; i < WARP * count; i += SPLIT_WARPS * WARP) {
         int64_t at = tile + i % WARP * count + i / WARP;
@@ -229,7 +210,7 @@ static status weight_gradient(backend *b, const op_call *call, const norm_call<T
            WARP * count * SPLIT_WARPS * sizeof(float), cuda_stream(b), c, blocks,
            (float *)call->scratch);
     TRY(CUDA_LAUNCHED(b, "rmsnorm backward"));
-    return cuda_fold_parts(b, (const float *)call->scratch, SPLITS, c.cols,
+    return cuda_fold_parts(b, (const float *)call->scratch, SPLITS, c.cols, c.cols,
                            (float *)call->gin[RMSNORM_W].data);
 }
 

@@ -10,9 +10,9 @@
 
 enum {
     THREADS = 256,
-    PARTS = 1024,       /* blocks that sum squares, at most */
-    LOADS = 4,          /* pieces per thread and turn */
-    ELEMENTS = 4,       /* of a piece of f32 */
+    PARTS = 1024, /* blocks that sum squares, at most */
+    LOADS = 4,    /* pieces per thread and turn */
+    ELEMENTS = 4, /* of a piece of f32 */
     TURN = THREADS * LOADS * ELEMENTS,
 };
 
@@ -54,13 +54,10 @@ static __global__ void __launch_bounds__(THREADS)
     double sum = 0;
     for (int64_t at = (int64_t)blockIdx.x * TURN; at < n; at += (int64_t)gridDim.x * TURN) {
         piece<float> p[LOADS];
-#pragma unroll
-        for (int k = 0; k < LOADS; k++)
-            p[k] = piece_load(g, 0, at + (k * THREADS + (int)threadIdx.x) * ELEMENTS, n);
-#pragma unroll
-        for (int k = 0; k < LOADS; k++)
-#pragma unroll
-            for (int i = 0; i < ELEMENTS; i++) sum += (double)p[k].x[i] * (double)p[k].x[i];
+        UNROLL for (int k = 0; k < LOADS; k++) p[k] =
+            piece_load(g, 0, at + (k * THREADS + (int)threadIdx.x) * ELEMENTS, n);
+        UNROLL for (int k = 0; k < LOADS; k++) UNROLL for (int i = 0; i < ELEMENTS; i++) sum +=
+            (double)p[k].x[i] * (double)p[k].x[i];
     }
     sum = block_sum_f64(sum, (double *)shared);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
@@ -92,18 +89,18 @@ int64_t cuda_square_sum_scratch(backend *b, const op_shape *shape) {
 /* ---- parts of gradients ---- */
 
 static __global__ void __launch_bounds__(THREADS)
-    fold_parts(const float *parts, int64_t count, int64_t cols, float *to) {
+    fold_parts(const float *parts, int64_t count, int64_t stride, int64_t cols, float *to) {
     int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (c >= cols) return;
     double sum = 0;
-    for (int64_t p = 0; p < count; p++) sum += (double)parts[p * cols + c];
+    for (int64_t p = 0; p < count; p++) sum += (double)parts[p * stride + c];
     to[c] += (float)sum;
 }
 
-status cuda_fold_parts(backend *b, const float *parts, int64_t count, int64_t cols,
-                       float *to) {
+status cuda_fold_parts(backend *b, const float *parts, int64_t count, int64_t stride,
+                       int64_t cols, float *to) {
     if (!to || cols == 0) return STATUS_OK;
     LAUNCH(fold_parts, (unsigned)ceil_div(cols, THREADS), THREADS, 0, cuda_stream(b), parts,
-           count, cols, to);
+           count, stride, cols, to);
     return CUDA_LAUNCHED(b, "sum of a gradient's parts");
 }

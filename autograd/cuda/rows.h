@@ -84,22 +84,19 @@ static __device__ __forceinline__ piece<T> piece_load(const matrix<T> &m, int64_
         p.bits = *(const uint4 *)at;
         return p;
     }
-#pragma unroll
-    for (int i = 0; i < p.count; i++) p.x[i] = col + i < cols ? at[i] : from_f32<T>(0.0f);
+    UNROLL for (int i = 0; i < p.count; i++) p.x[i] =
+        col + i < cols ? at[i] : from_f32<T>(0.0f);
     return p;
 }
 template <typename T>
-static __device__ __forceinline__ void piece_store(const matrix<T> &m, int64_t row,
-                                                   int64_t col, int64_t cols,
-                                                   const piece<T> &p) {
+static __device__ __forceinline__ void
+piece_store(const matrix<T> &m, int64_t row, int64_t col, int64_t cols, const piece<T> &p) {
     T *at = m.at + row * m.stride + col;
     if (m.wide && col + p.count <= cols) {
         *(uint4 *)at = p.bits;
         return;
     }
-#pragma unroll
-    for (int i = 0; i < p.count; i++)
-        if (col + i < cols) at[i] = p.x[i];
+    UNROLL for (int i = 0; i < p.count; i++) if (col + i < cols) at[i] = p.x[i];
 }
 
 /* Two numbers in one word, rounded to T; and back. The first is in the lower half. */
@@ -126,8 +123,7 @@ template <> __device__ __forceinline__ float2 unpack_two<f16>(uint32_t both) {
 template <typename T>
 static __device__ __forceinline__ void piece_widen(const piece<T> &p, float *x) {
     const uint32_t word[4] = {p.bits.x, p.bits.y, p.bits.z, p.bits.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
+    UNROLL for (int i = 0; i < 4; i++) {
         float2 both = unpack_two<T>(word[i]);
         x[2 * i] = both.x, x[2 * i + 1] = both.y;
     }
@@ -136,15 +132,13 @@ static __device__ __forceinline__ void piece_widen(const piece<float> &p, float 
     x[0] = __uint_as_float(p.bits.x), x[1] = __uint_as_float(p.bits.y);
     x[2] = __uint_as_float(p.bits.z), x[3] = __uint_as_float(p.bits.w);
 }
-template <typename T>
-static __device__ __forceinline__ piece<T> piece_narrow(const float *x) {
+template <typename T> static __device__ __forceinline__ piece<T> piece_narrow(const float *x) {
     piece<T> p;
     p.bits = make_uint4(pack_two<T>(x[0], x[1]), pack_two<T>(x[2], x[3]),
                         pack_two<T>(x[4], x[5]), pack_two<T>(x[6], x[7]));
     return p;
 }
-template <>
-__device__ __forceinline__ piece<float> piece_narrow<float>(const float *x) {
+template <> __device__ __forceinline__ piece<float> piece_narrow<float>(const float *x) {
     piece<float> p;
     p.bits = make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
                         __float_as_uint(x[3]));
@@ -153,13 +147,13 @@ __device__ __forceinline__ piece<float> piece_narrow<float>(const float *x) {
 
 /* Stores g, or adds it to what stands there in f32: the gradient of an activation. g is used up. */
 template <typename T>
-static __device__ __forceinline__ void piece_gradient(const matrix<T> &m, bool add, int64_t row,
-                                                      int64_t col, int64_t cols, float *g) {
+static __device__ __forceinline__ void piece_gradient(const matrix<T> &m, bool add,
+                                                      int64_t row, int64_t col, int64_t cols,
+                                                      float *g) {
     if (add) {
         float old[piece<T>::count];
         piece_widen(piece_load(m, row, col, cols), old);
-#pragma unroll
-        for (int i = 0; i < piece<T>::count; i++) g[i] += old[i];
+        UNROLL for (int i = 0; i < piece<T>::count; i++) g[i] += old[i];
     }
     piece_store(m, row, col, cols, piece_narrow<T>(g));
 }

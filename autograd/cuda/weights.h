@@ -6,11 +6,11 @@
 #ifndef NIBBLE_AUTOGRAD_CUDA_WEIGHTS_H
 #define NIBBLE_AUTOGRAD_CUDA_WEIGHTS_H
 
-#include "autograd/backend.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "autograd/backend.h"
 
 /* Enqueues on the compute stream: rows [first, first + rows) of the 4-bit W [out, in] as `type`
  * (f32, bf16, f16) to `to`, `stride` elements from row to row (>= in); what lies between a row's
