@@ -225,14 +225,16 @@ denormalize(const rope_call<T> &c, int which, float rstd, const pair<T> &x,
         sums->high[0][i] += which == 0 ? high[i] * n[i] : 0;
         sums->high[1][i] += which == 1 ? high[i] * n[i] : 0;
     }
-    piece_widen(weight.low, w);
-    UNROLL for (int i = 0; i < count; i++) low[i] *= w[i], dot += low[i] * a[i];
-    piece_widen(weight.high, w);
-    UNROLL for (int i = 0; i < count; i++) high[i] *= w[i], dot += high[i] * b[i];
-    float mean = group_sum(dot, c.lanes) / (float)c.dim;
+    float v[count];
+    pair_widen(weight, w, v);
     UNROLL for (int i = 0; i < count; i++) {
-        low[i] = rstd * (low[i] - a[i] * mean);
-        high[i] = rstd * (high[i] - b[i] * mean);
+        dot += low[i] * w[i] * a[i];
+        dot += high[i] * v[i] * b[i];
+    }
+    float mean = group_sum(dot, c.lanes) / (float)c.dim;
+    UNROLL for (int i = 0; i < count && which < 2; i++) {
+        low[i] = rstd * (low[i] * w[i] - a[i] * mean);
+        high[i] = rstd * (high[i] * v[i] - b[i] * mean);
     }
 }
 
@@ -278,12 +280,9 @@ static __global__ void __launch_bounds__(THREADS)
             pair<T> x = pair_load(c.x, row, head, p, live && w.at);
             pair_widen(pair_load(c.from, row, head, p, live), low, high);
             float rstd = live && w.at ? c.rstd[row * c.rstd_stride + head] : 0;
-            float keep[2][count];
             if (head < c.heads + c.kv_heads) rotate<T>(t, p, low, high);
-            UNROLL for (int i = 0; i < count; i++) keep[0][i] = low[i], keep[1][i] = high[i];
             denormalize(c, !w.at ? 2 : head >= c.heads, rstd, x, weight, low, high, &sums);
-            if (live && c.to.at)
-                pair_store(c, row, head, p, w.at ? low : keep[0], w.at ? high : keep[1]);
+            if (live && c.to.at) pair_store(c, row, head, p, low, high);
         }
         __syncthreads(); /* before the next row's turns */
     }
@@ -312,13 +311,20 @@ static int threads_for(int heads, int lanes) {
     return (int)min_i64(round_up_i64((int64_t)heads * lanes, WARP), THREADS);
 }
 
+/* Pieces of 16 bytes apply where halves of heads are made of whole ones. */
+template <typename T> static matrix<T> heads_of(const op_call *call, const tensor *t) {
+    matrix<T> m = matrix_of<T>(t);
+    m.wide = m.wide && call->attr->rope.head_dim / 2 % piece<T>::count == 0;
+    return m;
+}
+
 template <typename T>
 static rope_call<T> call_of(const op_call *call, const tensor *from, const tensor *to) {
     const op_attr *attr = call->attr;
     rope_call<T> c = {};
-    c.from = matrix_of<T>(from), c.to = matrix_of<T>(to);
-    c.q_norm = matrix_of<T>(&call->in[ROPE_Q_NORM]);
-    c.k_norm = matrix_of<T>(&call->in[ROPE_K_NORM]);
+    c.from = heads_of<T>(call, from), c.to = heads_of<T>(call, to);
+    c.q_norm = heads_of<T>(call, &call->in[ROPE_Q_NORM]);
+    c.k_norm = heads_of<T>(call, &call->in[ROPE_K_NORM]);
     c.positions = (const int32_t *)call->in[ROPE_POSITIONS].data;
     c.inv_freq = (const float *)call->in[ROPE_INV_FREQ].data;
     c.rstd = (float *)call->out[ROPE_RSTD].data, c.rstd_stride = call->out[ROPE_RSTD].stride;
@@ -359,7 +365,7 @@ static status norm_backward(backend *b, const op_call *call, rope_call<T> c) {
 
 template <typename T> static status backward(backend *b, const op_call *call) {
     rope_call<T> c = call_of<T>(call, &call->gout[ROPE_Y], &call->gin[ROPE_X]);
-    c.x = matrix_of<T>(&call->in[ROPE_X]);
+    c.x = heads_of<T>(call, &call->in[ROPE_X]);
     c.direction = -1, c.add = call->add >> ROPE_X & 1;
     if (!c.to.at) c.turned = c.heads + c.kv_heads;
     if (c.rstd) return norm_backward<T>(b, call, c);
