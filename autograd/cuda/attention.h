@@ -22,7 +22,10 @@ typedef struct attention_args {
     int heads, kv_heads, group; /* group: query heads of a kv head */
     int dim, window;            /* window 0: none */
     float scale, softcap;       /* softcap 0: none */
-    bool add;                   /* gradients are added to what stands there */
+    float inner;                /* scale / softcap */
+    float unit,
+        unit2; /* what a raw score, or a capped one's tanh, counts in exponents of e and 2 */
+    bool add;  /* gradients are added to what stands there */
     int64_t rows, documents;
     const int32_t *starts; /* [documents + 1] */
     const int32_t *past;   /* [documents], or NULL: 0 */
@@ -75,6 +78,10 @@ static __device__ __forceinline__ attention_tile attention_tile_of(const attenti
     return t;
 }
 
+/* Query minus key is in [0, attention_reach) for those that see each other. */
+static __device__ __forceinline__ unsigned attention_reach(const attention_args &a) {
+    return a.window > 0 ? (unsigned)a.window : 1u << 31;
+}
 /* The first key that a query at `position` sees. */
 static __device__ __forceinline__ int attention_first_key(const attention_args &a,
                                                           int position) {
@@ -82,7 +89,7 @@ static __device__ __forceinline__ int attention_first_key(const attention_args &
 }
 static __device__ __forceinline__ bool attention_sees(const attention_args &a, int query,
                                                       int key) {
-    return key <= query && (a.window <= 0 || key > query - a.window);
+    return (unsigned)(query - key) < attention_reach(a);
 }
 
 /* tanh(x) with an absolute error of 2^-22: what a capped score needs. */

@@ -1,0 +1,221 @@
+/* attention_forward.cu: flash attention on tensor cores, forward (Dao et al. 2022, Dao 2023).
+ *
+ * A block takes a tile of queries of one head, a warp 32 of its rows (16 where D > 128), all
+ * through. Keys and values come in turn through a ring of three tiles: while one is in use the
+ * next two are under way, one barrier each. Softmax runs along the way in exp2 with a maximum
+ * and a sum per row. Tiles that no query of the block sees are not loaded, those that no row of
+ * a warp sees are skipped by it. The blocks with most keys start first, all heads of a tile
+ * together. */
+#include "autograd/cuda/attention.h"
+#include "autograd/cuda/attention_tile.h"
+
+#include <math.h>
+
+enum { WARPS = 4, THREADS = WARPS * WARP, RING = 3 };
+
+template <int D> struct forward_shape {
+    static const int pairs = D > 128 ? 1 : 2; /* of 8 rows, times two, per warp */
+    static const int own = 16 * pairs, queries = own * WARPS, keys = D > 128 ? 32 : 64;
+    static const int tile = keys * tile_row<D>::bytes, ring = queries * tile_row<D>::bytes;
+    static const int shared = ring + RING * tile, last = shared - tile; /* offsets */
+};
+
+/* Offsets of the ring's tiles after and before the one at `at`. */
+template <int D> static __device__ __forceinline__ int after(int at) {
+    return at == forward_shape<D>::last ? forward_shape<D>::ring : at + forward_shape<D>::tile;
+}
+template <int D> static __device__ __forceinline__ int before(int at) {
+    return at == forward_shape<D>::ring ? forward_shape<D>::last : at - forward_shape<D>::tile;
+}
+
+/* Starts copying a tile of keys or values, where rows are left, as a group of its own. */
+template <typename T, int D>
+static __device__ __forceinline__ void load(const attention_args &a, unsigned char *space,
+                                            int at, const T *from, int left) {
+    if (left > 0)
+        tile_load<T, D, forward_shape<D>::keys, THREADS>(space, at, from, a.key_stride, left,
+                                                         a.dim);
+    cp_async_commit();
+}
+
+/* A warp's rows: running maxima of raw scores, this lane's part of the sums, and outputs. Rows
+ * of a lane are 16 r + 8 i + lane / 4. */
+template <int D> struct forward_rows {
+    static const int R = forward_shape<D>::pairs;
+    float max[R][2], sum[R][2], out[R][D / 8][4];
+};
+
+template <int D> static __device__ __forceinline__ void clear(forward_rows<D> &w) {
+    UNROLL for (int r = 0; r < forward_shape<D>::pairs; r++) {
+        UNROLL for (int i = 0; i < 2; i++) w.max[r][i] = -INFINITY, w.sum[r][i] = 0;
+    }
+    tile_zero<forward_shape<D>::pairs, D>(w.out);
+}
+
+/* Scores that a row may not see become -inf. `ahead`: the warp's first query minus the tile's
+ * first key. */
+template <int R, int N>
+static __device__ __forceinline__ void mask(const attention_args &a, float s[R][N / 8][4],
+                                            int ahead) {
+    unsigned reach = attention_reach(a);
+    if (ahead >= N - 1 && (unsigned)ahead + 16 * R - 1 < reach) return; /* all see all */
+    ahead += (int)threadIdx.x % WARP / 4 - (int)threadIdx.x % 4 * 2;
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N / 8; n++)
+        UNROLL for (int e = 0; e < 4;
+                    e++) if ((unsigned)(ahead + r * 16 + e / 2 * 8 - n * 8 - e % 2) >= reach)
+            s[r][n][e] = -INFINITY;
+}
+
+/* Raw scores to tanh of the capped ones; what remains is a factor of softcap. */
+template <int R, int N>
+static __device__ __forceinline__ void cap(float s[R][N / 8][4], float inner) {
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N / 8; n++)
+        UNROLL for (int e = 0; e < 4; e++) s[r][n][e] = attention_tanh(s[r][n][e] * inner);
+}
+
+/* Scores become weights, 2^(scale2 (s - max)); what was summed so far follows a new maximum. */
+template <int D, int N>
+static __device__ __forceinline__ void
+soften(forward_rows<D> &w, float s[forward_shape<D>::pairs][N / 8][4], float scale2) {
+    UNROLL for (int r = 0; r < forward_shape<D>::pairs; r++)
+        UNROLL for (int i = 0; i < 2; i++) {
+        float top = w.max[r][i];
+        UNROLL for (int n = 0; n < N / 8; n++) top =
+            fmaxf(top, fmaxf(s[r][n][2 * i], s[r][n][2 * i + 1]));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        float base = top == -INFINITY ? 0.0f : top * scale2; /* no key seen so far */
+        float fade = exp2_fast(w.max[r][i] * scale2 - base);
+        w.max[r][i] = top;
+        w.sum[r][i] *= fade;
+        UNROLL for (int n = 0; n < N / 8; n++) UNROLL for (int e = 2 * i; e < 2 * i + 2; e++) {
+            s[r][n][e] = exp2_fast(s[r][n][e] * scale2 - base);
+            w.sum[r][i] += s[r][n][e];
+        }
+        UNROLL for (int c = 0; c < D / 8; c++) UNROLL for (int e = 2 * i; e < 2 * i + 2; e++)
+            w.out[r][c][e] *= fade;
+    }
+}
+
+/* Outputs over their sums, and the logarithms of the sums. `row`: of this warp's first query. */
+template <typename T, int D>
+static __device__ __forceinline__ void finish(const attention_args &a, forward_rows<D> &w,
+                                              unsigned char *space, int at, int64_t row,
+                                              int64_t head, int n) {
+    int lane = threadIdx.x % WARP;
+    UNROLL for (int r = 0; r < forward_shape<D>::pairs; r++) {
+        UNROLL for (int i = 0; i < 2; i++) {
+            float sum = w.sum[r][i];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            float over = __fdividef(1.0f, sum);
+            UNROLL for (int c = 0; c < D / 8; c++)
+                UNROLL for (int e = 2 * i; e < 2 * i + 2; e++) w.out[r][c][e] *= over;
+            int own = r * 16 + i * 8 + lane / 4;
+            if (lane % 4 == 0 && own < n)
+                a.lse[(row + own) * a.lse_stride + head] = w.max[r][i] * a.unit + logf(sum);
+        }
+        tile_store<T, D, D>(space, at + r * 16 * tile_row<D>::bytes, 0, w.out[r],
+                            (T *)a.y + (row + r * 16) * a.y_stride + head * a.dim, a.y_stride,
+                            n - r * 16, a.dim);
+    }
+}
+
+template <typename T, int D>
+static __global__ void __launch_bounds__(THREADS, 2) forward(attention_args a) {
+    typedef forward_shape<D> shape;
+    const int R = shape::pairs, N = shape::keys;
+    SHARED(space);
+    int head = blockIdx.x % a.heads;
+    int64_t slot = (gridDim.x - 1 - blockIdx.x) / a.heads;
+    attention_tile t = attention_tile_of(a, slot, shape::queries);
+    if (!t.live) return;
+    int64_t row = t.row + t.first, col = (int64_t)head * a.dim;
+    if (t.padding) {
+        attention_clear((T *)a.y, a.y_stride, t, shape::queries, col, a.dim);
+        attention_clear(a.lse, a.lse_stride, t, shape::queries, head, 1);
+        return;
+    }
+    int mine = threadIdx.x / WARP * shape::own, own_at = mine * tile_row<D>::bytes;
+    int begin = t.past + t.first, count = min(shape::queries, t.count - t.first);
+    int key = attention_first_key(a, begin) / N * N, left = begin + count - key;
+    int64_t values = a.value_col - a.key_col;
+    const T *queries = (const T *)a.qkv + row * a.qkv_stride + col;
+    const T *keys = (const T *)a.keys + (t.key_row + key) * a.key_stride + a.key_col +
+                    head / a.group * a.dim + tile_thread_offset<D>(a.key_stride);
+    tile_load<T, D, shape::queries, THREADS>(
+        space, 0, queries + tile_thread_offset<D>(a.qkv_stride), a.qkv_stride, count, a.dim);
+    load<T, D>(a, space, shape::ring, keys, left);
+    load<T, D>(a, space, shape::ring + shape::tile, keys + values, left);
+
+    forward_rows<D> w;
+    clear(w);
+    /* this warp's first query; one without rows sees nothing */
+    int query = mine < count ? begin + mine : -2 * shape::own, at = shape::ring;
+    for (; left > 0; left -= N, key += N) {
+        float s[R][N / 8][4];
+        bool seen =
+            key < query + shape::own && (a.window <= 0 || query - key - (N - 1) < a.window);
+        cp_async_wait<RING - 2>();
+        __syncthreads(); /* keys are there, and the tile in front of them was read */
+        keys += N * a.key_stride;
+        load<T, D>(a, space, before<D>(at), keys, left - N);
+        if (seen) {
+            tile_scores<T, D, R, N>(s, space, own_at + tile_lane_a<D>(),
+                                    at + tile_lane_scores<D>());
+            if (a.inner > 0) cap<R, N>(s, a.inner);
+            mask<R, N>(a, s, query - key);
+            soften<D, N>(w, s, a.unit2);
+        } else {
+            tile_zero<R, N>(s); /* or its registers would be taken all through the loop */
+        }
+        at = after<D>(at);
+        cp_async_wait<RING - 2>();
+        __syncthreads();
+        load<T, D>(a, space, before<D>(at), keys + values, left - N);
+        if (seen) tile_sums<T, D, D, R, N>(w.out, s, space, at + tile_lane_sums<D>());
+        at = after<D>(at);
+    }
+    if (mine < count) finish<T, D>(a, w, space, own_at, row + mine, head, count - mine);
+}
+
+/* ---- launches ---- */
+
+template <typename T, int D> static cudaError_t prepare_as(void) {
+    return cudaFuncSetAttribute((const void *)forward<T, D>,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                forward_shape<D>::shared);
+}
+
+template <typename T, int D>
+static cudaError_t launch_as(const attention_args *a, cudaStream_t s) {
+    cudaError_t e = prepare_as<T, D>();
+    if (e != cudaSuccess) return e;
+    int64_t blocks = attention_slots(a, forward_shape<D>::queries) * a->heads;
+    LAUNCH((forward<T, D>), (unsigned)blocks, THREADS, (forward_shape<D>::shared), s, *a);
+    return cudaGetLastError();
+}
+
+typedef struct forward_kernel {
+    cudaError_t (*prepare)(void);
+    cudaError_t (*launch)(const attention_args *a, cudaStream_t s);
+} forward_kernel;
+
+#define KERNEL_BF16(D)                                                                        \
+    { prepare_as<bf16, D>, launch_as<bf16, D> }
+#define KERNEL_F16(D)                                                                         \
+    { prepare_as<f16, D>, launch_as<f16, D> }
+static const forward_kernel kernels[2][TILE_DIM_COUNT] = {{TILE_DIMS(KERNEL_BF16)},
+                                                          {TILE_DIMS(KERNEL_F16)}};
+
+static const forward_kernel *kernel_of(dtype type, int dim) {
+    return &kernels[type == DTYPE_F16][tile_dim_index(dim)];
+}
+
+cudaError_t attention_forward_prepare(dtype type, int dim) {
+    return kernel_of(type, dim)->prepare();
+}
+
+cudaError_t attention_forward(dtype type, const attention_args *a, cudaStream_t s) {
+    return kernel_of(type, a->dim)->launch(a, s);
+}
