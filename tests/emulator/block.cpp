@@ -2,13 +2,13 @@
 #include "emulator/engine.h"
 #include "emulator/device.h"
 
-#include <map>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 engine_state engine;
+const detector *engine_detector;
 const uint3 *emulator_thread_index;
 uint3 emulator_block_index;
 dim3 emulator_block_size, emulator_grid_size;
@@ -79,20 +79,37 @@ static void become(thread *t) {
 
 static void thread_entry(void);
 
-static void deadlock(void) {
-    std::map<std::string, int> places;
-    for (int i = 0; i < engine.threads; i++) {
+static bool same_place(const thread *a, const thread *b) {
+    return a->kind == b->kind && a->line == b->line && !strcmp(a->file, b->file);
+}
+
+/* "31 in __syncwarp at x.cu:12, 32 in ..." */
+static const char *waiting_text(void) {
+    static char text[900];
+    size_t used = 0;
+    text[0] = 0;
+    for (int i = 0; i < engine.threads && used < sizeof text; i++) {
         const thread *t = &engine.all[i];
+        int before = 0, all = 0;
         if (t->state != THREAD_WAITING) continue;
-        places[std::string(meeting_names[t->kind]) + " at " + t->file + ":" +
-               std::to_string(t->line)]++;
+        for (int j = 0; j < engine.threads; j++) {
+            const thread *o = &engine.all[j];
+            if (o->state != THREAD_WAITING || !same_place(t, o)) continue;
+            all++;
+            before += j < i;
+        }
+        if (before) continue;
+        used +=
+            (size_t)snprintf(text + used, sizeof text - used, "%s%d in %s at %s:%d",
+                             used ? ", " : "", all, meeting_names[t->kind], t->file, t->line);
     }
-    std::string text;
-    for (const auto &p : places)
-        text += (text.empty() ? "" : ", ") + std::to_string(p.second) + " in " + p.first;
+    return text;
+}
+
+static void deadlock(void) {
     engine_fail(cudaErrorLaunchTimeout, NULL, 0,
                 "deadlock: of %d threads %d have ended and the others wait: %s",
-                engine.threads, engine.done, text.c_str());
+                engine.threads, engine.done, waiting_text());
 }
 
 /* Leaves the running thread for thread `number`, on a fiber of its own if it has none yet. */
@@ -102,6 +119,19 @@ static void switch_to(int number, bool dying) {
     if (!t->on) t->on = fiber_take(thread_entry);
     become(t);
     fiber_switch(from, t->on, dying);
+}
+
+/* Whoever ends must not be waited for. */
+static void check_end(const thread *t) {
+    if (engine.at_barrier) {
+        engine_fail(cudaErrorLaunchFailure, NULL, 0, "the thread ended while others wait: %s",
+                    waiting_text());
+    }
+    for (const warp_meeting &m : engine.open[t->number / LANES])
+        if (m.mask >> lane_of(t) & 1)
+            engine_fail(cudaErrorLaunchFailure, m.file, m.line,
+                        "lane %d has ended while others of its warp wait for it in %s",
+                        lane_of(t), meeting_names[m.kind]);
 }
 
 /* A thread that ends lets the next one that has not begun yet start on its fiber: kernels
@@ -116,9 +146,7 @@ static void thread_entry(void) {
         t->on = NULL;
         engine.done++;
         set_ready(t, false);
-        if (engine.at_barrier)
-            engine_fail(cudaErrorLaunchFailure, t->file, t->line,
-                        "the thread ended while others wait in __syncthreads");
+        check_end(t);
         int next = pick(t->number);
         if (next < 0 && engine.done < engine.threads) deadlock();
         if (next >= 0 && !engine.all[next].on) {
@@ -154,37 +182,28 @@ void engine_wake(thread *t) {
     set_ready(t, true);
 }
 
-static std::string place_text(void) {
-    const thread *t = engine.here;
-    char text[256];
-    snprintf(text, sizeof text,
-             "%s, block (%u, %u, %u), thread (%u, %u, %u): ", engine.now->name.c_str(),
-             emulator_block_index.x, emulator_block_index.y, emulator_block_index.z,
-             t->index.x, t->index.y, t->index.z);
-    return text;
-}
-
 void engine_fail(cudaError_t error, const char *file, int line, const char *format, ...) {
+    static char text[2048]; /* static: the stack is left for good */
+    const thread *t = engine.here;
     if (!engine_in_kernel()) {
         fprintf(stderr, "emulator: %s:%d: a kernel's function outside a kernel\n",
                 file ? file : "?", line);
         abort();
     }
-    char what[1024];
+    int used =
+        snprintf(text, sizeof text,
+                 "%.500s, block (%u, %u, %u), thread (%u, %u, %u): ", engine.now->name.c_str(),
+                 emulator_block_index.x, emulator_block_index.y, emulator_block_index.z,
+                 t->index.x, t->index.y, t->index.z);
+    if (file)
+        used += snprintf(text + used, sizeof text - (size_t)used, "%.300s:%d: ", file, line);
     va_list list;
     va_start(list, format);
-    vsnprintf(what, sizeof what, format, list);
+    vsnprintf(text + used, sizeof text - (size_t)used, format, list);
     va_end(list);
-    std::string text = place_text();
-    if (file) text += std::string(file) + ":" + std::to_string(line) + ": ";
-    text += what;
-    if (engine.loud) fprintf(stderr, "emulator: %s\n", text.c_str());
+    if (engine.loud) fprintf(stderr, "emulator: %s\n", text);
     if (engine.report.empty()) engine.report = text;
     engine.failed = error;
-    { /* strings are freed before the stack is left for good */
-        std::string none;
-        text.swap(none);
-    }
     fiber_switch(engine.here->on, engine.outside, true);
     abort(); /* nobody comes back */
 }
@@ -229,6 +248,7 @@ int emulator_barrier(emulator_count what, int predicate, const char *file, int l
         return (int)t->result;
     }
     engine.at_barrier = 0;
+    DETECT(barrier);
     for (int i = 0; i < engine.threads; i++) {
         engine.all[i].result = (uint64_t)engine.barrier_value;
         engine_wake(&engine.all[i]);
@@ -248,6 +268,7 @@ static void block_begin(launch *l) {
         int lanes = engine.threads - w * LANES;
         engine.ready[w] = lanes >= LANES ? ~0u : (1u << lanes) - 1;
         engine.ready_warps |= 1u << w;
+        engine.open[w].clear();
     }
     for (unsigned z = 0; z < l->block.z; z++)
         for (unsigned y = 0; y < l->block.y; y++)
@@ -262,6 +283,7 @@ static void block_begin(launch *l) {
                 t->groups = 0;
             }
     memset(engine.shared, 0xff, l->shared);
+    DETECT(block_begins);
 }
 
 /* Returns false when the grid is to end. */
@@ -281,6 +303,7 @@ static bool block_run(launch *l, uint64_t number) {
     become(t);
     engine.outside = fiber_main();
     fiber_switch(engine.outside, t->on, false);
+    DETECT(block_ends);
     if (!engine.failed) return true;
     for (int i = 0; i < engine.threads; i++) /* what still waits is dropped */
         if (engine.all[i].on) fiber_give(engine.all[i].on);

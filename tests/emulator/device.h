@@ -11,17 +11,22 @@
 #include <tuple>
 #include <type_traits>
 
-/* Enqueues `body` as a grid; runtime errors are cudaGetLastError's, as after <<<>>>. */
+/* Enqueues `body` as a grid; runtime errors are cudaGetLastError's, as after <<<>>>. `forget`
+ * frees the arguments when the grid has run. */
 void emulator_launch(const char *name, const void *kernel, dim3 grid, dim3 block,
-                     size_t shared, cudaStream_t stream, std::function<void()> body);
+                     size_t shared, cudaStream_t stream, std::function<void()> body,
+                     void *arguments, size_t bytes, void (*forget)(void *arguments));
 
 template <typename... P, typename... A>
 static inline void emulator_launch_as(const char *name, void (*kernel)(P...), dim3 grid,
                                       dim3 block, size_t shared, cudaStream_t stream,
                                       A... arguments) {
-    std::tuple<P...> values(arguments...);
-    emulator_launch(name, (const void *)kernel, grid, block, shared, stream,
-                    [kernel, values] { std::apply(kernel, values); });
+    typedef std::tuple<P...> values;
+    values *kept = new values(arguments...);
+    emulator_launch(
+        name, (const void *)kernel, grid, block, shared, stream,
+        [kernel, kept] { std::apply(kernel, *kept); }, kept, sizeof *kept,
+        [](void *p) { delete (values *)p; });
 }
 
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                      \

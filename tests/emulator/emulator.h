@@ -48,6 +48,20 @@ typedef struct emulator_counts {
 } emulator_counts;
 emulator_counts emulator_count_all(void);
 
+/* How accesses were put together, of the first blocks of each launch (traffic.h); only in the
+ * build with the detector. `least`: the fewest that could move the same bytes. */
+typedef struct emulator_traffic {
+    char kernel[96];
+    int64_t blocks;
+    int64_t read_sectors, least_read_sectors; /* of 32 bytes, global */
+    int64_t write_sectors, least_write_sectors;
+    int64_t shared_wavefronts, least_shared_wavefronts;
+} emulator_traffic;
+/* The sum over kernels whose name contains `kernel`; returns how many there are. */
+int emulator_traffic_of(const char *kernel, emulator_traffic *out);
+/* A table of all kernels on standard error: found / least. */
+void emulator_traffic_print(void);
+
 #ifdef __cplusplus
 }
 #endif

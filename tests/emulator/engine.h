@@ -55,12 +55,23 @@ struct thread {
     int groups; /* committed so far */
 };
 
+/* Lanes of a warp that wait for each other; the last to come does the work for all. */
+struct warp_meeting {
+    meeting kind;
+    unsigned mask, arrived;
+    const char *file;
+    int line;
+};
+
 struct launch {
     std::string name;
     const void *kernel;
     dim3 grid, block;
     size_t shared;
     std::function<void()> body;
+    const void *arguments; /* the kernel's, which a thread may read */
+    size_t argument_bytes;
+    void (*forget)(void *arguments);
     uint64_t number; /* from 1 */
 };
 
@@ -74,6 +85,7 @@ struct engine_state {
     thread all[THREADS_MOST];
     uint32_t ready[WARPS_MOST]; /* per warp, a bit per lane */
     uint32_t ready_warps;
+    std::vector<warp_meeting> open[WARPS_MOST]; /* meetings that wait for lanes */
     int at_barrier;
     int barrier_value;
     emulator_count barrier_what;
@@ -120,13 +132,47 @@ struct allocation {
     memory_kind kind;
     void *map;
     size_t map_bytes;
-    struct cell *shadow; /* one per byte; NULL without the detector */
+    unsigned char
+        *written;       /* per byte, whether anything ever wrote it; NULL without detector */
+    struct cell *cells; /* per byte, who touched it; NULL without the detector */
 };
 /* The allocation that holds the address, or NULL. */
 allocation *memory_find(const void *at);
 /* Whether [at, at + bytes) lies within one allocation. */
 bool memory_holds(const void *at, size_t bytes);
 void memory_reset(void);
+/* Explains an address that no allocation holds: "4 bytes behind the 1,000 at 0x..". */
+const char *memory_explain(const void *at);
+
+/* Kernels and copies may touch device memory from here on, the host may not, and the other way round.
+ * Pairs nest. */
+void memory_begin(void);
+void memory_end(void);
+
+/* ---- the detector: shadow.cpp, linked where kernels are compiled for it ---- */
+
+struct detector {
+    void (*allocated)(allocation *a);
+    void (*freed)(allocation *a);
+    void (*block_begins)(void);
+    void (*block_ends)(void);
+    void (*barrier)(void);
+    void (*warp_barrier)(int warp);
+    void (*warp_meets)(int warp); /* lanes stand side by side again, memory is not ordered */
+    /* By thread t of the block: `bytes` at an address that was checked. */
+    void (*read)(const thread *t, const void *at, size_t bytes, const char *file, int line);
+    void (*write)(const thread *t, const void *at, size_t bytes, const char *file, int line);
+    void (*flight)(const void *at, bool begins); /* 16 bytes that a cp.async fills */
+    /* By the host or a library. */
+    void (*filled)(const void *at, size_t bytes);
+    void (*copied)(const void *to, const void *from, size_t bytes);
+    bool (*defined)(const void *at, size_t bytes);
+};
+extern const detector *engine_detector; /* NULL: none */
+#define DETECT(function, ...)                                                                 \
+    do {                                                                                      \
+        if (engine_detector) engine_detector->function(__VA_ARGS__);                          \
+    } while (0)
 
 /* ---- runtime.cpp ---- */
 
@@ -167,6 +213,7 @@ int runtime_shared_most(void);
 void stream_enqueue(cudaStream_t s, std::function<void()> work);
 cudaError_t stream_check(cudaStream_t s);
 void stream_drain_all(void);
+bool stream_in_host_function(void);
 void stream_reset(void);
 
 /* A small generator for orders. */

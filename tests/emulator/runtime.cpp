@@ -154,6 +154,7 @@ api_call::api_call(const char *name) : lock(::lock), error(cudaSuccess) {
     }
     if (s->devices < 1) error = cudaErrorNoDevice;
     if (s->driver < CUDART_VERSION / 1000 * 1000) error = cudaErrorInsufficientDriver;
+    if (stream_in_host_function()) error = cudaErrorNotPermitted;
     if (!error) error = sticky;
 }
 

@@ -34,6 +34,7 @@ struct CUstream_st {
 static std::vector<CUstream_st *> streams;
 static std::vector<CUevent_st *> events;
 static uint64_t launch_number;
+static thread_local bool in_host_function; /* which may not call the runtime */
 
 /* ---- running ---- */
 
@@ -48,13 +49,24 @@ static bool step(CUstream_st *s, bool through) {
     }
     std::function<void()> run = std::move(w->run);
     s->queue.pop_front();
-    if (run && !runtime_sticky()) run(); /* after a sticky error nothing runs */
+    if (run && !runtime_sticky()) { /* after a sticky error nothing runs */
+        memory_begin();
+        run();
+        memory_end();
+    }
     s->done++;
     return true;
 }
 
 static void advance(CUstream_st *s, uint64_t ticket) {
+    if (s->done >= ticket) return;
+    memory_begin();
     while (s->done < ticket && !s->queue.empty()) step(s, true);
+    memory_end();
+}
+
+bool stream_in_host_function(void) {
+    return in_host_function;
 }
 
 void stream_drain_all(void) {
@@ -85,7 +97,10 @@ static void append(cudaStream_t s, stream_work work) {
 void stream_enqueue(cudaStream_t s, std::function<void()> work) {
     if (!is_null(s)) return append(s, {std::move(work), NULL, 0});
     stream_drain_all();
-    if (!runtime_sticky()) work();
+    if (runtime_sticky()) return;
+    memory_begin();
+    work();
+    memory_end();
 }
 
 cudaError_t stream_check(cudaStream_t s) {
@@ -168,7 +183,13 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
     API_CALL;
     STREAM_CHECK(stream);
-    stream_enqueue(stream, [=] { function(data); });
+    stream_enqueue(stream, [=] {
+        memory_end(); /* it is host code */
+        in_host_function = true;
+        function(data);
+        in_host_function = false;
+        memory_begin();
+    });
     return call.give(cudaSuccess);
 }
 
@@ -277,11 +298,17 @@ static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind
     cudaError_t e = copy_check(to, from, bytes, kind);
     if (e) return e;
     if (memory_find(from)) {
-        stream_enqueue(stream, [=] { memcpy(to, from, bytes); });
+        stream_enqueue(stream, [=] {
+            memcpy(to, from, bytes);
+            DETECT(copied, to, from, bytes);
+        });
     } else {
         auto kept = std::make_shared<std::vector<char>>((const char *)from,
                                                         (const char *)from + bytes);
-        stream_enqueue(stream, [=] { memcpy(to, kept->data(), bytes); });
+        stream_enqueue(stream, [=] {
+            memcpy(to, kept->data(), bytes);
+            DETECT(filled, to, bytes);
+        });
     }
     if (!memory_find(to) && !is_null(stream)) advance(stream, stream->given);
     return cudaSuccess;
@@ -313,7 +340,10 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 static cudaError_t fill(void *at, int byte, size_t bytes, cudaStream_t stream) {
     if (!bytes) return cudaSuccess;
     if (!memory_holds(at, bytes)) return cudaErrorInvalidValue;
-    stream_enqueue(stream, [=] { memset(at, byte, bytes); });
+    stream_enqueue(stream, [=] {
+        memset(at, byte, bytes);
+        DETECT(filled, at, bytes);
+    });
     return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *at, int byte, size_t bytes, cudaStream_t stream) {
@@ -337,12 +367,20 @@ static cudaError_t launch_check(const launch *l) {
     return runtime_kernel_shared(l->kernel, l->shared);
 }
 
+static void forget(launch *l) {
+    l->forget((void *)(uintptr_t)l->arguments);
+    delete l;
+}
+
 void emulator_launch(const char *name, const void *kernel, dim3 grid, dim3 block,
-                     size_t shared, cudaStream_t stream, std::function<void()> body) {
+                     size_t shared, cudaStream_t stream, std::function<void()> body,
+                     void *arguments, size_t bytes,
+                     void (*forget_arguments)(void *arguments)) {
     api_call call("cudaLaunchKernel");
     cudaError_t e = call.error ? call.error : stream_check(stream);
-    auto l = std::make_shared<launch>(
-        launch{name, kernel, grid, block, shared, std::move(body), ++launch_number});
+    std::shared_ptr<launch> l(new launch{name, kernel, grid, block, shared, std::move(body),
+                                         arguments, bytes, forget_arguments, ++launch_number},
+                              forget);
     if (!e) e = launch_check(l.get());
     if (!e)
         stream_enqueue(stream, [l] {

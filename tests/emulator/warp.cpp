@@ -8,40 +8,56 @@
 
 #include <string.h>
 
+/* Begins to wait for the lanes of `mask`, none of which may have ended. */
+static void open_meeting(const warp_meeting &m) {
+    const thread *warp = warp_of(engine.here);
+    int lanes = engine.threads - warp->number;
+    for (unsigned left = m.mask; left; left &= left - 1) {
+        int l = __builtin_ctz(left);
+        if (l >= lanes || warp[l].state == THREAD_DONE)
+            engine_fail(cudaErrorLaunchFailure, m.file, m.line, "lane %d of the mask %s", l,
+                        l >= lanes ? "does not exist" : "has ended");
+    }
+    engine.open[warp->number / LANES].push_back(m);
+}
+
 /* Waits for the lanes of `mask`. True for the last to come: it does the work and calls part. */
 static bool meet(meeting kind, unsigned mask, const char *file, int line) {
-    thread *t = engine.here, *warp = warp_of(t);
-    int lane = lane_of(t);
-    if (!(mask >> lane & 1))
+    const thread *t = engine.here;
+    unsigned bit = 1u << lane_of(t);
+    if (!(mask & bit))
         engine_fail(cudaErrorLaunchFailure, file, line, "lane %d is not in its mask %08x",
-                    lane, mask);
-    bool all = true;
-    int lanes = engine.threads - warp->number;
-    for (unsigned left = mask; left; left &= left - 1) {
-        int l = __builtin_ctz(left);
-        if (l == lane) continue;
-        const thread *o = &warp[l];
-        if (l >= lanes || o->state == THREAD_DONE)
-            engine_fail(cudaErrorLaunchFailure, file, line, "lane %d of the mask %s", l,
-                        l >= lanes ? "does not exist" : "has ended");
-        if (o->state != THREAD_WAITING || o->kind != kind || o->mask != mask)
-            all = false;
-        else if (o->line != line || strcmp(o->file, file))
+                    lane_of(t), mask);
+    if (mask == bit) return true;
+    std::vector<warp_meeting> &open = engine.open[t->number / LANES];
+    for (size_t i = 0; i < open.size(); i++) {
+        warp_meeting *m = &open[i];
+        if (m->mask != mask) continue;
+        if (m->kind != kind || m->line != line || (m->file != file && strcmp(m->file, file)))
             engine_fail(cudaErrorLaunchFailure, file, line,
-                        "lane %d waits for the same lanes at %s:%d", l, o->file, o->line);
+                        "other lanes of the mask %08x wait at %s:%d", mask, m->file, m->line);
+        m->arrived |= bit;
+        if (m->arrived != mask) return engine_wait(kind, mask, file, line), false;
+        open.erase(open.begin() + (long)i);
+        return true;
     }
-    if (!all) engine_wait(kind, mask, file, line);
-    return all;
+    open_meeting({kind, mask, bit, file, line});
+    engine_wait(kind, mask, file, line);
+    return false;
 }
 
 static void part(unsigned mask) {
     thread *warp = warp_of(engine.here);
+    DETECT(warp_meets, warp->number / LANES);
     for (unsigned left = mask & ~(1u << lane_of(engine.here)); left; left &= left - 1)
         engine_wake(&warp[__builtin_ctz(left)]);
 }
 
+/* A mask of some lanes orders memory of all, which hides a race of the others. */
 void emulator_warp_barrier(unsigned mask, const char *file, int line) {
-    if (meet(MEET_WARP, mask, file, line)) part(mask);
+    if (!meet(MEET_WARP, mask, file, line)) return;
+    DETECT(warp_barrier, engine.here->number / LANES);
+    part(mask);
 }
 
 uint64_t emulator_shuffle(unsigned mask, uint64_t value, int from, const char *file,
@@ -97,8 +113,11 @@ void emulator_cp_async(void *shared, const void *global, bool valid, const char 
     if (valid && !memory_holds(global, 16))
         engine_fail(cudaErrorIllegalAddress, file, line,
                     "cp.async from %p: 16 bytes that are not all in one allocation", global);
-    memset(shared, 0xff, 16);
     thread *t = engine.here;
+    if (valid) DETECT(read, t, global, 16, file, line);
+    DETECT(write, t, shared, 16, file, line); /* from now on, at any time */
+    DETECT(flight, shared, true);
+    memset(shared, 0xff, 16);
     t->pieces.push_back({(unsigned char *)shared, valid ? (const unsigned char *)global : NULL,
                          t->groups, file, line});
 }
@@ -112,9 +131,13 @@ void emulator_cp_wait(int left, const char *file, int line) {
     size_t kept = 0;
     for (size_t i = 0; i < t->pieces.size(); i++) {
         const cp_piece p = t->pieces[i];
-        if (p.group >= t->groups - left)
+        if (p.group >= t->groups - left) {
             t->pieces[kept++] = p;
-        else if (p.from)
+            continue;
+        }
+        DETECT(flight, p.to, false);
+        DETECT(write, t, p.to, 16, p.file, p.line);
+        if (p.from)
             memcpy(p.to, p.from, 16);
         else
             memset(p.to, 0, 16);
@@ -137,6 +160,7 @@ void emulator_ldmatrix(uint32_t r[4], const void *shared, bool trans, const char
     t->address = shared;
     t->out = r;
     if (!meet(MEET_LDMATRIX, ~0u, file, line)) return;
+    for (int l = 0; l < LANES; l++) DETECT(read, &warp[l], warp[l].address, 16, file, line);
     for (int m = 0; m < 4; m++) {
         uint16_t x[8][8];
         for (int row = 0; row < 8; row++) memcpy(x[row], warp[8 * m + row].address, 16);
