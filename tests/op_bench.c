@@ -280,11 +280,48 @@ void bench_fail(const bench *b, const variant *v, int i, const char *what) {
 
 /* ---- running ---- */
 
-static char *guarded(const void *bytes, int64_t n) {
-    char *block = bench_alloc(n + 2 * GUARD);
-    memset(block, FILLER, (size_t)(n + 2 * GUARD));
-    memcpy(block + GUARD, bytes, (size_t)n);
-    return block;
+/* Bytes before and after an operand: 0 where the emulator watches its end, and no less than what
+ * arenas are aligned to on a card. */
+static int64_t guard_of(const backend *be) {
+#ifdef OP_TEST_EMULATED
+    return 0;
+#endif
+    return be->host_visible ? GUARD : be->table->alignment;
+}
+
+/* An operand's bytes, where the back end sees them and on the host. */
+typedef struct block {
+    char *base, *host; /* the same where the host sees the back end's memory */
+    int64_t bytes, guard;
+} block;
+
+/* `bytes` NULL: filler. */
+static block block_open(backend *be, const void *bytes, int64_t n) {
+    int64_t guard = guard_of(be), whole = n + 2 * guard;
+    block k = {.host = bench_alloc(max_i64(whole, 1)), .bytes = n, .guard = guard};
+    memset(k.host, FILLER, (size_t)whole);
+    if (bytes) memcpy(k.host + guard, bytes, (size_t)n);
+    k.base = k.host;
+    if (be->host_visible || whole == 0) return k;
+    void *base;
+    status s = be->table->reserve(be, false, whole, &base);
+    if (s == STATUS_OK && bytes) s = be->table->upload(be, base, k.host, whole);
+    if (s == STATUS_OK && !bytes) s = be->table->fill(be, base, FILLER, whole);
+    if (s != STATUS_OK) fail_msg("operand: %s", status_message());
+    k.base = base;
+    return k;
+}
+
+/* What the back end left there, as host bytes. */
+static void block_fetch(backend *be, block *k) {
+    if (k->base != k->host &&
+        be->table->download(be, k->host, k->base, k->bytes + 2 * k->guard) != STATUS_OK)
+        fail_msg("operand: %s", status_message());
+}
+
+static void block_close(backend *be, block *k) {
+    if (k->base != k->host) be->table->release(be, false, k->base, k->bytes + 2 * k->guard);
+    mem_free(k->host);
 }
 
 static bool is_filler(const char *at, int64_t n) {
@@ -317,8 +354,9 @@ static const void *start_of(const bench *b, const variant *v, int i, char *fille
 
 typedef struct run {
     op_call call;
-    char *block[OPERANDS], *scratch;
-    int64_t scratch_bytes;
+    backend *be;
+    block operand[OPERANDS], scratch;
+    int home[OPERANDS]; /* whose block an operand lies in: its own but for one in place */
 } run;
 
 static void run_alias(const bench *b, const variant *v, run *r, int *hidden) {
@@ -329,44 +367,44 @@ static void run_alias(const bench *b, const variant *v, run *r, int *hidden) {
     int guest = v->backward ? FIRST_GIN + row->in_place_gin : FIRST_OUT + row->in_place_out;
     bench_operand(&r->call, guest)->data = bench_operand(&r->call, place)->data;
     bench_operand(&r->call, guest)->stride = bench_operand(&r->call, place)->stride;
+    r->home[guest] = place;
     *hidden = place;
 }
 
 static void run_open(bench *b, const variant *v, run *r, int *hidden) {
-    *r = (run){.call = b->call};
+    *r = (run){.call = b->call, .be = op_test_backend(v->threads)};
     r->call.add = v->add ? UINT32_MAX : 0;
     for (int i = 0; i < OPERANDS; i++) {
         bool used = b->initial[i] && (v->backward || i < FIRST_GOUT);
         tensor *t = bench_operand(&r->call, i);
+        r->home[i] = i;
         if (!used) {
             t->data = NULL;
             continue;
         }
         char *filler = bench_alloc(max_i64(b->bytes[i], 1));
         memset(filler, FILLER, (size_t)b->bytes[i]);
-        r->block[i] = guarded(start_of(b, v, i, filler), b->bytes[i]);
+        r->operand[i] = block_open(r->be, start_of(b, v, i, filler), b->bytes[i]);
         mem_free(filler);
         tensor_format f = format_at(b, i);
         int64_t stride = t->stride;
-        *t = tensor_at(&f, r->block[i] + GUARD);
+        *t = tensor_at(&f, r->operand[i].base + r->operand[i].guard);
         t->stride = stride;
     }
     run_alias(b, v, r, hidden);
-    backend *be = op_test_backend(v->threads);
     op_shape shape = shape_of(b, v->backward);
-    r->scratch_bytes = be->table->scratch(be, &shape);
-    char *scratch = bench_alloc(max_i64(r->scratch_bytes, 1));
-    memset(scratch, FILLER, (size_t)r->scratch_bytes);
-    r->scratch = guarded(scratch, r->scratch_bytes);
-    mem_free(scratch);
-    r->call.scratch = r->scratch_bytes ? r->scratch + GUARD : NULL;
-    r->call.scratch_bytes = r->scratch_bytes;
-    if (be->table->prepare(be, &shape) != STATUS_OK) fail_msg("prepare: %s", status_message());
+    int64_t bytes = r->be->table->scratch(r->be, &shape);
+    r->scratch = block_open(r->be, NULL, bytes);
+    r->call.scratch = bytes ? r->scratch.base + r->scratch.guard : NULL;
+    r->call.scratch_bytes = bytes;
+    if (r->be->table->prepare(r->be, &shape) != STATUS_OK)
+        fail_msg("prepare: %s", status_message());
 }
 
 static void run_close(run *r) {
-    for (int i = 0; i < OPERANDS; i++) mem_free(r->block[i]);
-    mem_free(r->scratch);
+    for (int i = 0; i < OPERANDS; i++)
+        if (r->operand[i].host) block_close(r->be, &r->operand[i]);
+    block_close(r->be, &r->scratch);
 }
 
 bool bench_is_written(const bench *b, const variant *v, int i) {
@@ -375,27 +413,38 @@ bool bench_is_written(const bench *b, const variant *v, int i) {
     return i >= FIRST_GIN;
 }
 
+static const char *bytes_of(const block *k) {
+    return k->host + k->guard;
+}
+
+static bool is_intact(const block *k) {
+    return is_filler(k->host, k->guard) && is_filler(bytes_of(k) + k->bytes, k->guard);
+}
+
 static void check_bytes_around(const bench *b, const variant *v, const run *r, int i) {
-    const char *block = r->block[i];
-    if (!is_filler(block, GUARD)) bench_fail(b, v, i, "is written to in front of its bytes");
-    if (!is_filler(block + GUARD + b->bytes[i], GUARD))
-        bench_fail(b, v, i, "is written to behind its bytes");
+    const block *k = &r->operand[i];
+    if (!is_filler(k->host, k->guard))
+        bench_fail(b, v, i, "is written to in front of its bytes");
+    if (!is_intact(k)) bench_fail(b, v, i, "is written to behind its bytes");
     const tensor *t = bench_operand((op_call *)&b->call, i);
     int64_t element = dtype_is_4bit(t->type) ? 0 : dtype_bytes(t->type);
     for (int64_t row = 0; t->stride > t->cols && row + 1 < t->rows; row++)
-        if (!is_filler(block + GUARD + (row * t->stride + t->cols) * element,
+        if (!is_filler(bytes_of(k) + (row * t->stride + t->cols) * element,
                        (t->stride - t->cols) * element))
             bench_fail(b, v, i, "is written to between its rows");
 }
 
 static void run_function(const bench *b, const variant *v, run *r) {
-    backend *be = op_test_backend(v->threads);
+    backend *be = r->be;
     op_function f = (v->backward ? be->table->backward : be->table->forward)[b->suite->op];
     if (!f)
         fail_msg("%s has no %s on %s", b->row->name, v->backward ? "backward" : "forward",
                  be->table->name);
-    if (f(be, &r->call) != STATUS_OK)
+    if (f(be, &r->call) != STATUS_OK || be->table->sync(be) != STATUS_OK)
         fail_msg("%s, case \"%s\": %s", b->row->name, b->c->name, status_message());
+    for (int i = 0; i < OPERANDS; i++)
+        if (r->operand[i].host) block_fetch(be, &r->operand[i]);
+    if (r->scratch.guard) block_fetch(be, &r->scratch);
 }
 
 /* Runs the variant and returns each written operand's bytes in `after` (others NULL). */
@@ -406,9 +455,9 @@ void bench_run(bench *b, const variant *v, void *after[OPERANDS]) {
     run_function(b, v, &r);
     for (int i = 0; i < OPERANDS; i++) {
         after[i] = NULL;
-        if (!r.block[i]) continue;
+        if (!r.operand[i].host) continue;
         check_bytes_around(b, v, &r, i);
-        const char *bytes = (char *)bench_operand(&r.call, i)->data;
+        const char *bytes = bytes_of(&r.operand[r.home[i]]);
         if (!bench_is_written(b, v, i)) {
             char *filler = NULL;
             if (i != hidden && memcmp(bytes, start_of(b, v, i, filler), (size_t)b->bytes[i]))
@@ -418,7 +467,7 @@ void bench_run(bench *b, const variant *v, void *after[OPERANDS]) {
         after[i] = bench_alloc(max_i64(b->bytes[i], 1));
         memcpy(after[i], bytes, (size_t)b->bytes[i]);
     }
-    if (!is_filler(r.scratch, GUARD) || !is_filler(r.scratch + GUARD + r.scratch_bytes, GUARD))
+    if (!is_intact(&r.scratch))
         fail_msg("%s, case \"%s\": writes outside its scratch", b->row->name, b->c->name);
     run_close(&r);
 }
@@ -436,11 +485,11 @@ void bench_run_empty(bench *b, variant v) {
     r.call.rows = r.call.used = r.call.documents = r.call.selected = 0;
     run_function(b, &v, &r);
     for (int i = 0; i < OPERANDS; i++) {
-        if (!r.block[i]) continue;
+        if (!r.operand[i].host) continue;
         check_bytes_around(b, &v, &r, i);
         char *filler = bench_alloc(max_i64(b->bytes[i], 1));
         memset(filler, FILLER, (size_t)b->bytes[i]);
-        if (memcmp(r.block[i] + GUARD, start_of(b, &v, i, filler), (size_t)b->bytes[i]))
+        if (memcmp(bytes_of(&r.operand[i]), start_of(b, &v, i, filler), (size_t)b->bytes[i]))
             bench_fail(b, &v, i, "is written to by a call of no rows");
         mem_free(filler);
     }

@@ -4,6 +4,10 @@
 
 #include "common/alloc.h"
 
+#ifdef OP_TEST_EMULATED
+#include "emulator/emulator.h"
+#endif
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,11 +25,30 @@ bool op_test_ran(operation op) {
     return ran[op];
 }
 
+#ifdef OP_TEST_CUDA
+static status open_back_end(int threads) {
+    return backends[0] ? STATUS_OK : backend_cuda_open(&backends[0]);
+}
+static int place_of(int threads) {
+#ifdef OP_TEST_EMULATED
+    static const char *const orders[] = {"round", "greedy", "reversed"};
+    emulator_set("EMULATOR_ORDER", orders[threads - 1]);
+#endif
+    return 0;
+}
+#else
+static status open_back_end(int threads) {
+    return backends[threads] ? STATUS_OK : backend_cpu_open(&backends[threads], threads);
+}
+static int place_of(int threads) {
+    return threads;
+}
+#endif
+
 backend *op_test_backend(int threads) {
     assert_in_range(threads, 1, 3);
-    if (!backends[threads] && backend_cpu_open(&backends[threads], threads) != STATUS_OK)
-        fail_msg("back end: %s", status_message());
-    return backends[threads];
+    if (open_back_end(threads) != STATUS_OK) fail_msg("back end: %s", status_message());
+    return backends[place_of(threads)];
 }
 
 void op_test_close(void) {
@@ -116,6 +139,7 @@ static void check_gradients(bench *b, const variant *v, void *after[OPERANDS]) {
 
 /* Whether the operand's bits may follow the number of threads. */
 static bool by_library(const bench *b, int i) {
+    if (!op_test_backend(PLAIN_THREADS)->host_visible) return false;
     if (i >= FIRST_GIN) return b->c->library_gins >> (i - FIRST_GIN) & 1;
     return i >= FIRST_OUT && i < FIRST_GOUT && b->c->library_outs >> (i - FIRST_OUT) & 1;
 }

@@ -5,7 +5,9 @@
  * and the reference on the same numbers, and asserts, for every compute type of the case:
  *   - outputs, written state and gradients agree with the reference (tolerance below);
  *   - nothing outside an operand's bytes is written, and no input that is not state;
- *   - one, two and three threads give the same bits (but see library_outs);
+ *   - one, two and three threads give the same bits (but see library_outs); on the card,
+ *     where threads mean nothing, each of the three runs must, whatever the library does, and
+ *     the emulator takes another order of threads in each;
  *   - activations' gradients are set (over garbage) or added as asked, parameters' always
  * added;
  *   - outputs and gradients that the table allows in an operand's place are the same bits
@@ -102,7 +104,9 @@ void op_test(const op_suite *suite, const op_case *c);
 uint32_t op_test_gradients(operation op);
 bool op_test_ran(operation op);
 
-/* The back end under test with so many threads (1 to 3), opened once. */
+/* The back end under test with so many threads (1 to 3), opened once: the CPU's; where the test
+ * is built with OP_TEST_CUDA, the card's; with OP_TEST_EMULATED too, the emulator's. Operands lie
+ * in its memory, between guards, or on the emulator, which sees every access, alone. */
 backend *op_test_backend(int threads);
 void op_test_close(void);
 

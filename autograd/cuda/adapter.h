@@ -11,7 +11,10 @@
 #define NIBBLE_AUTOGRAD_CUDA_ADAPTER_H
 
 #include "autograd/cuda/cuda.h"
+
+extern "C" {
 #include "autograd/cpu/dropout.h"
+}
 
 enum { ADAPTER_SPLIT = 512 /* rows of one partial sum */ };
 
