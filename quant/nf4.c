@@ -64,18 +64,19 @@ typedef struct threshold_tree {
     float level[4][8];
 } threshold_tree;
 
-static void nf4_tree(threshold_tree *tree) {
-    for (int k = 0; k < 4; k++)
-        for (int i = 0; i < 1 << k; i++) {
-            int t = ((2 * i + 1) << (3 - k)) - 1; /* of 15 */
-            tree->level[k][i] = (nf4_levels[t] + nf4_levels[t + 1]) * 0.5f;
-        }
+int quant_thresholds(quant_type type, float thresholds[15]) {
+    for (int i = 0; i < 15 && type == QUANT_NF4; i++)
+        thresholds[i] = (nf4_levels[i] + nf4_levels[i + 1]) * 0.5f;
+    for (int i = 0; i < 7 && type == QUANT_FP4; i++) thresholds[i] = fp4_thresholds[i];
+    return type == QUANT_NF4 ? 15 : 7;
 }
 
-static void fp4_tree(threshold_tree *tree) {
-    for (int k = 0; k < 3; k++)
+static void make_tree(quant_type type, threshold_tree *tree) {
+    float thresholds[15];
+    int count = quant_thresholds(type, thresholds);
+    for (int k = 0; 1 << k <= count; k++)
         for (int i = 0; i < 1 << k; i++)
-            tree->level[k][i] = fp4_thresholds[((2 * i + 1) << (2 - k)) - 1]; /* of 7 */
+            tree->level[k][i] = thresholds[(2 * i + 1) * (count + 1) / (2 << k) - 1];
 }
 
 static unsigned nf4_code(const threshold_tree *tree, float y) {
@@ -198,7 +199,7 @@ status quant_quantize(quant_type type, const void *x, int dtype, int64_t count, 
                            (long long)count, block);
     simd_level level = simd_get();
     threshold_tree tree = {0};
-    type == QUANT_NF4 ? nf4_tree(&tree) : fp4_tree(&tree);
+    make_tree(type, &tree);
     float tile[QUANT_BLOCK_MAX];
     for (int64_t first = 0; first < count; first += block) {
         int n = (int)min_i64(block, count - first);

@@ -61,6 +61,9 @@ static inline int64_t quant_nest_count(int64_t blocks) {
 const float *nf4_codebook(void);
 const float *fp4_codebook(void);
 const float *quant_codebook(quant_type type);
+/* What separates neighbouring levels, ascending: of y for NF4 (15), of |y| for FP4 (7); returns
+ * their number. A level is above a threshold, a tie below. */
+int quant_thresholds(quant_type type, float thresholds[15]);
 const char *quant_type_name(quant_type type); /* "nf4", "fp4": bitsandbytes' spelling */
 
 /* Quantizes `count` elements of `dtype` (quant_source; already rounded to the load dtype) into

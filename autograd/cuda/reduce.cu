@@ -76,7 +76,7 @@ status cuda_square_sum_forward(backend *b, const op_call *call) {
     const tensor *g = &call->in[SQUARE_G];
     int64_t n = g->rows * g->cols, parts = min_i64(max_i64(ceil_div(n, TURN), 1), PARTS);
     LAUNCH(square_parts, (unsigned)parts, THREADS, THREADS * sizeof(double), cuda_stream(b),
-           matrix_flat<float>(g), n, (double *)call->scratch);
+           matrix_flat<float>(g->data), n, (double *)call->scratch);
     LAUNCH(square_fold, 1, THREADS, THREADS * sizeof(double), cuda_stream(b),
            (const double *)call->scratch, (int)parts, (double *)call->in[SQUARE_OUT].data);
     return CUDA_LAUNCHED(b, "square_sum");

@@ -31,8 +31,8 @@ template <typename T> static inline matrix<T> matrix_of(const tensor *t) {
 }
 
 /* A dense tensor as one long row. */
-template <typename T> static inline matrix<T> matrix_flat(const tensor *t) {
-    matrix<T> m = {(T *)t->data, 0, (uintptr_t)t->data % 16 == 0};
+template <typename T> static inline matrix<T> matrix_flat(const void *data) {
+    matrix<T> m = {(T *)data, 0, (uintptr_t)data % 16 == 0};
     return m;
 }
 
