@@ -2,6 +2,7 @@
  * wherever it lives. */
 #include "golden_model.h"
 #include "scratch.h"
+#include "trainer/model/synthetic.h"
 
 /* ---- what was loaded ---- */
 
@@ -193,6 +194,103 @@ static void test_foreign_pages(void **state) {
     model_config_close(&config);
 }
 
+/* ---- synthetic bases ---- */
+
+/* What a stream has put so far: every byte once, in order within a parameter. */
+typedef struct audit {
+    int64_t *next; /* [parameters] */
+} audit;
+
+static status note_bytes(void *context, parameter_id id, int64_t offset, const void *data,
+                         int64_t n) {
+    audit *a = context;
+    assert_int_equal(offset, a->next[id]);
+    a->next[id] += n;
+    return STATUS_OK;
+}
+
+static void test_synthetic(void **state) {
+    static const struct {
+        const char *name;
+        dtype compute, quantize;
+        bool nested;
+    } rows[] = {
+        {"synthetic:smollm2-135m", DTYPE_BF16, DTYPE_NF4, true},
+        {"synthetic:qwen3-0.6b", DTYPE_F32, DTYPE_FP4, false},
+        {"synthetic:Qwen2.5-0.5B", DTYPE_F16, DTYPE_COUNT, false},
+    };
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        model_config config;
+        weights w;
+        decoder *d;
+        assert_ok(model_config_open(&config, rows[r].name));
+        assert_ok(weights_open(&w, rows[r].name, &config));
+        decoder_options o = {.compute = rows[r].compute,
+                             .quantize = rows[r].quantize,
+                             .nested = rows[r].nested,
+                             .tied = w.tied,
+                             .training = TRAIN_NOTHING,
+                             .optimizer_bits = 32,
+                             .alignment = 64};
+        assert_ok(decoder_open(&d, &config, &o));
+        audit a = {calloc(d->table.count, sizeof *a.next)};
+        base_sink sink = {note_bytes, &a};
+        assert_ok(weights_stream(&w, d, &sink, NULL));
+        for (size_t i = 0; i < d->table.count; i++) {
+            mem_class class = d->table.pages[d->table.items[i].page].class;
+            bool base = class == MEM_BASE || class == MEM_EMBEDDING;
+            assert_int_equal(a.next[i], base ? d->table.items[i].bytes : 0);
+        }
+        free(a.next);
+        decoder_close(d);
+        weights_close(&w);
+        model_config_close(&config);
+    }
+}
+
+/* Published sizes, in millions of weights. */
+static void test_synthetic_shapes(void **state) {
+    static const struct {
+        const char *base_model, *like;
+        double millions;
+    } rows[] = {
+        {"NousResearch/Meta-Llama-3-8B", "llama-3-8b", 8030},
+        {"meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", 8030},
+        {"NousResearch/Meta-Llama-3-70B", "llama-3-70b", 70554},
+        {"meta-llama/Llama-2-7b-hf", "llama-2-7b", 6738},
+        {"meta-llama/Llama-2-13b-chat-hf", "llama-2-13b", 13016},
+        {"meta-llama/Llama-3.2-1B", "llama-3.2-1b", 1236},
+        {"meta-llama/Llama-3.2-3B", "llama-3.2-3b", 3213},
+        {"meta-llama/Llama-3.1-405B", "llama-3.1-405b", 405853},
+        {"mistralai/Mistral-7B-v0.3", "mistral-7b", 7248},
+        {"Qwen/Qwen2.5-0.5B", "qwen2.5-0.5b", 494},
+        {"Qwen/Qwen2.5-7B-Instruct", "qwen2.5-7b", 7616},
+        {"Qwen/Qwen2.5-72B", "qwen2.5-72b", 72706},
+        {"Qwen/Qwen3-8B", "qwen3-8b", 8191},
+        {"Qwen/Qwen3-32B", "qwen3-32b", 32762},
+        {"HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m", 134.5},
+        {"TinyLlama/TinyLlama-1.1B-Chat-v1.0", "tinyllama-1.1b", 1100},
+        {"some/llama-3-80b", NULL, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *like = synthetic_like(rows[i].base_model);
+        char folder[64];
+        model_config c;
+        if (!rows[i].like) assert_null(like);
+        if (!rows[i].like) continue;
+        assert_string_equal(like, rows[i].like);
+        snprintf(folder, sizeof folder, SYNTHETIC_PREFIX "%s", like);
+        assert_ok(model_config_open(&c, folder));
+        double count = (double)model_config_parameters(&c, c.tied) / 1e6;
+        if (fabs(count / rows[i].millions - 1) > 1e-3)
+            fail_msg("%s: %.1f million weights, %.1f are published", like, count,
+                     rows[i].millions);
+        model_config_close(&c);
+    }
+    model_config c;
+    assert_fails(model_config_open(&c, "synthetic:gpt-5"), STATUS_MODEL, "qwen3-8b");
+}
+
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
@@ -200,6 +298,8 @@ int main(void) {
         cmocka_unit_test(test_bnb_base),
         cmocka_unit_test(test_places),
         cmocka_unit_test(test_foreign_pages),
+        cmocka_unit_test(test_synthetic),
+        cmocka_unit_test(test_synthetic_shapes),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

@@ -31,6 +31,26 @@ class Bench(nibble.Case):
         self.assertEqual(r.code, nibble.USAGE, r)
         self.assertIn("--data", r.err)
 
+    def test_a_run(self):
+        """A configuration's steps, on a base and rows that nobody has to have."""
+        nibble.write_config(self.path("config.yaml"), nibble.config(
+            "HuggingFaceTB/SmolLM2-135M", sequence_len=32, micro_batch_size=1, max_steps=3,
+            gradient_accumulation_steps=2, quantized_cache="base.h5"))
+        before = sorted(os.listdir(self.dir))
+        r = nibble.run(self.dir, "bench", "--config", "config.yaml", "--synthetic", "--format", "json")
+        self.assertEqual(r.code, nibble.OK, r)
+        said = nibble.json.loads(r.out)
+        self.assertEqual(sorted(said["results"]), ["step", "step.predicted", "step.rate"])
+        self.assertEqual(said["results"]["step"]["rounds"], 2)
+        self.assertEqual(said["profile"]["head_cross_entropy.backward"]["calls"], 2 * 2)
+        self.assertEqual(sorted(os.listdir(self.dir)), before)
+        r = nibble.run(self.dir, "bench", "--config", "config.yaml", "--synthetic", "base_model=some/name")
+        self.assertEqual(r.code, nibble.USAGE, r)
+        self.assertIn("base_model=synthetic:NAME", r.err)
+        r = nibble.run(self.dir, "generate", "--model", "synthetic:smollm2-135m", "--prompt", "a")
+        self.assertEqual(r.code, nibble.MODEL, r)
+        self.assertIn("no tokenizer", r.err)
+
 
 class Profile(nibble.Case):
     STEPS, LENGTH, ROWS = 3, 64, 2  # every row fills its bin

@@ -25,6 +25,8 @@ typedef struct bench_result {
 typedef struct bench_report {
     bench_result items[BENCH_RESULTS];
     int count;
+    char device[512]; /* what was measured, as the back end describes it */
+    json_t *profile;  /* of a run's steps (profile.h); NULL: none */
 } bench_report;
 
 /* Adds a value of this round to the result `name`; literals only. */
@@ -58,6 +60,11 @@ enum { BENCH_RESIDENT, BENCH_HOST, BENCH_DISK, BENCH_PLACES };
  * against reading it (steps.c). */
 status bench_steps(bench_report *r, const char *folder, const config configs[BENCH_PLACES],
                    int threads, const bench_shape *s);
+/* Steps of the run that a configuration describes, max_steps or a few, of which the first does
+ * not count (job.c). The plan goes to the log; with `table` the profile goes to
+ * stdout too. */
+status bench_job(bench_report *r, const config *c, const char *model_folder, int threads,
+                 bool table);
 /* Bytes per second of encoding a file's text with a folder's tokenizer, on one thread (text.c).
  */
 status bench_tokenizer(bench_report *r, const char *folder, const char *file, int rounds);

@@ -12,6 +12,7 @@
 #include "quant/double.h"
 #include "quant/dynamic.h"
 #include "quant/nf4.h"
+#include "trainer/model/synthetic.h"
 #include "trainer/model/weights.h"
 
 #include <string.h>
@@ -348,6 +349,7 @@ static void close_buffers(stream *s) {
 status weights_stream(weights *w, const decoder *d, const base_sink *sink,
                       const load_progress *progress) {
     stream s = {.w = w, .d = d, .sink = sink, .progress = progress};
+    if (w->synthetic) return synthetic_stream(d, sink, progress);
     for (size_t i = 0; i < w->files.count; i++) s.total += w->files.tensors[i].entry->bytes;
     status r = open_buffers(&s);
     if (r == STATUS_OK) r = stream_all(&s);

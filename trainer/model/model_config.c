@@ -4,6 +4,7 @@
 #include "common/alloc.h"
 #include "common/checked.h"
 #include "common/file.h"
+#include "trainer/model/synthetic.h"
 
 #include <string.h>
 
@@ -322,8 +323,18 @@ static status read_files(const char *config, const char *generation, json_t **j,
                        json_type_name(*g));
 }
 
+static status open_synthetic(model_config *out, const char *folder) {
+    json_t *j;
+    memset(out, 0, sizeof *out);
+    TRY(synthetic_config(folder, &j));
+    status s = model_config_read(out, j, NULL, folder);
+    json_decref(j);
+    return s;
+}
+
 status model_config_open(model_config *out, const char *folder) {
     json_t *j = NULL, *g = NULL;
+    if (synthetic_is(folder)) return open_synthetic(out, folder);
     char *config = file_join(folder, "config.json");
     char *generation = file_join(folder, "generation_config.json");
     status s = config && generation ? STATUS_OK : STATUS_MEMORY;

@@ -6,6 +6,7 @@
 #include "common/alloc.h"
 #include "common/checked.h"
 #include "trainer/model/layout.h"
+#include "trainer/model/synthetic.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -167,8 +168,16 @@ static status survey_files(weights *w) {
     return result;
 }
 
+static status open_synthetic(weights *w, const char *folder) {
+    w->synthetic = true;
+    w->tied = w->config->tied;
+    w->files.folder = mem_strdup(folder);
+    return w->files.folder ? STATUS_OK : STATUS_MEMORY;
+}
+
 status weights_open(weights *w, const char *folder, const model_config *config) {
     *w = (weights){.config = config};
+    if (synthetic_is(folder)) return open_synthetic(w, folder);
     TRY(model_files_open(&w->files, folder));
     status s = survey_files(w);
     if (s != STATUS_OK) weights_close(w);
@@ -188,6 +197,14 @@ void weights_close(weights *w) {
 status weights_identity(const weights *w, json_t **tensors) {
     *tensors = json_object();
     if (!*tensors) return status_fail(STATUS_MEMORY, "out of memory for the base's identity");
+    if (w->synthetic) { /* its name is all that it is */
+        status s = identity_add(*tensors, w->files.folder,
+                                hash_bytes(w->files.folder, strlen(w->files.folder)));
+        if (s == STATUS_OK) return s;
+        json_decref(*tensors);
+        *tensors = NULL;
+        return s;
+    }
     for (size_t i = 0; i < w->files.count; i++) {
         const char *name = w->files.tensors[i].entry->name;
         status s = w->hashed[i] ? identity_add(*tensors, name, w->hashes[i])

@@ -23,6 +23,7 @@ typedef struct weights {
     tensor_format *stored; /* [layers * MODULE_COUNT] of linears that are 4-bit in the files;
                               rows 0 elsewhere. For decoder_options.stored */
     bool any_stored;
+    bool synthetic; /* no files: weights are made (synthetic.h) */
     hash128 *hashes; /* [files.count] XXH3-128 of a tensor's bytes, once streamed */
     bool *hashed;    /* [files.count] */
 } weights;

@@ -4,8 +4,10 @@
 #include "common/hash.h"
 #include "common/json.h"
 #include "common/log.h"
+#include "common/philox.h"
 #include "data/records.h"
 #include "data/template.h"
+#include "trainer/model/synthetic.h"
 #include "trainer/run/signals.h"
 
 #include <string.h>
@@ -113,6 +115,38 @@ static status check_eot_tokens(const config *c, const dataset_options *o) {
     return s;
 }
 
+/* ---- rows of a synthetic base ---- */
+
+enum { SYNTHETIC_STEPS = 10 /* of an epoch, unless max_steps says how many there are */ };
+
+static status synthetic_rows(dataset *out, const config *c, int32_t vocabulary) {
+    int64_t steps = c->max_steps == CONFIG_NOT_SET ? SYNTHETIC_STEPS : c->max_steps;
+    int64_t count = c->micro_batch_size * c->gradient_accumulation_steps *
+                    (steps < SYNTHETIC_STEPS ? steps : SYNTHETIC_STEPS);
+    int32_t *ids = mem_alloc_array((size_t)c->sequence_len, sizeof *ids, "random rows");
+    status s = ids ? STATUS_OK : STATUS_MEMORY;
+    for (int64_t row = 0; s == STATUS_OK && row < count; row++) {
+        philox_stream random =
+            philox_open((uint64_t)c->seed, PHILOX_SAMPLE, 0, 0, (uint64_t)row);
+        for (int64_t i = 0; i < c->sequence_len; i++)
+            ids[i] = (int32_t)(philox_word(&random, (uint64_t)i) % (uint32_t)vocabulary);
+        s = row_set_append(&out->train, ids, NULL, c->sequence_len);
+    }
+    mem_free(ids);
+    int64_t tokens = count * c->sequence_len;
+    out->report = (dataset_report){.read = count,
+                                   .kept = count,
+                                   .tokens = tokens,
+                                   .targets = tokens - count,
+                                   .longest = c->sequence_len,
+                                   .longest_seen = c->sequence_len,
+                                   .template_end = -1};
+    log_info("%s: a synthetic base: weights and rows are random, the configuration's datasets "
+             "are not read",
+             c->base_model);
+    return s;
+}
+
 static status still_wanted(void) {
     return signals_check("preparing the data");
 }
@@ -120,6 +154,7 @@ static status still_wanted(void) {
 status corpus_open(corpus *out, const config *c, const tokenizer *tok,
                    const char *tokenizer_folder, int32_t vocabulary, const char *today) {
     memset(out, 0, sizeof *out);
+    if (synthetic_is(c->base_model)) return synthetic_rows(&out->train, c, vocabulary);
     dataset_options o = {.tokenizer = tok,
                          .tokenizer_folder = tokenizer_folder,
                          .bos_token = c->special_tokens.bos_token,

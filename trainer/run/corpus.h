@@ -14,7 +14,9 @@ typedef struct corpus {
     dataset_options options; /* as used */
 } corpus;
 
-/* tok may be NULL only if every row is tokenized. vocabulary: the model's. today: the date
+/* A synthetic base has rows of its own, sequence_len random ids each, and the configuration's
+ * datasets are not read. tok may be NULL only then, or if every row is tokenized. vocabulary:
+ * the model's. today: the date
  * that some chat templates state, as an earlier run's report gave it; NULL: the real one. */
 status corpus_open(corpus *out, const config *c, const tokenizer *tok,
                    const char *tokenizer_folder, int32_t vocabulary, const char *today);

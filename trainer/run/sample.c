@@ -22,7 +22,7 @@ typedef struct questions {
 } questions;
 
 static size_t wanted(const run *r) {
-    if (!r->c->generate_samples) return 0;
+    if (!r->c->generate_samples || !r->s.tok) return 0;
     if (r->c->sample_prompts.count) return r->c->sample_prompts.count;
     const row_set *rows = corpus_held_out(&r->rows);
     return rows ? (size_t)min_i64(r->c->num_generation_samples, rows->count) : 0;

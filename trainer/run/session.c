@@ -99,6 +99,12 @@ status session_open(session *s, const config *c, const session_request *r) {
 }
 
 status session_open_tokenizer(session *s) {
+    if (s->w.synthetic && s->request.train) return STATUS_OK; /* its rows are random ids */
+    if (s->w.synthetic)
+        return status_fail(STATUS_MODEL,
+                           "%s has no tokenizer: it can be planned, measured and trained on "
+                           "random rows",
+                           s->request.model_folder);
     TRY(tokenizer_open(&s->tok, s->request.model_folder));
     if (tokenizer_size(s->tok) > s->model.vocab)
         return status_fail(

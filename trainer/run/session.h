@@ -64,7 +64,8 @@ typedef struct session {
 /* Back end, config.json, headers of the weights, adapter, decoder: STATUS_MODEL and
  * STATUS_USAGE. */
 status session_open(session *s, const config *c, const session_request *r);
-/* Reads the tokenizer and checks that its ids fit the model's vocabulary. */
+/* Reads the tokenizer and checks that its ids fit the model's vocabulary. A synthetic base
+ * has none: s->tok stays NULL in training, else STATUS_MODEL. */
 status session_open_tokenizer(session *s);
 /* Records the programs and plans them: STATUS_MEMORY with remedies. */
 status session_plan(session *s);

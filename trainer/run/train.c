@@ -29,10 +29,12 @@ static status open_rows(run *r, const train_request *q) {
     snprintf(r->identity.template_date, sizeof r->identity.template_date, "%s",
              r->rows.train.report.template_date);
     corpus_warn_of_length(&r->rows, r->s.model.positions);
-    char *text = dataset_describe(&r->rows.train, &r->rows.options);
-    if (!text) return STATUS_MEMORY;
-    if (*text) log_info("%s", text);
-    mem_free(text);
+    if (r->s.tok) {
+        char *text = dataset_describe(&r->rows.train, &r->rows.options);
+        if (!text) return STATUS_MEMORY;
+        if (*text) log_info("%s", text);
+        mem_free(text);
+    }
     loader_options options = corpus_train_options(c);
     TRY(loader_open(&r->l, &r->rows.train.train, &options));
     r->total_steps = loader_steps(r->l);

@@ -84,13 +84,12 @@ static status measure(const command *c, const char *folder, backend *b, bench_re
 }
 
 /* Text to standard output or JSON there; with --out the JSON goes to a file too. */
-static status report(const command *c, backend *b, const bench_report *r) {
-    char device[512];
-    b->table->describe(b, device, sizeof device);
+static status report(const command *c, const bench_report *r) {
     json_t *o = json_object();
-    json_put(&o, "device", json_string(device));
+    json_put(&o, "device", json_string(r->device));
     json_put(&o, "quick", json_boolean(c->quick));
     json_put(&o, "results", bench_json(r));
+    if (r->profile) json_put(&o, "profile", json_incref(r->profile));
     char *text = o ? json_write_text(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(o);
     if (!text) return STATUS_MEMORY;
@@ -98,30 +97,28 @@ static status report(const command *c, backend *b, const bench_report *r) {
     if (s == STATUS_OK && c->format == FORMAT_JSON) printf("%s\n", text);
     mem_free(text);
     if (c->format == FORMAT_JSON) return s;
-    printf("%s", device);
+    printf("%s%s", r->profile ? "\n" : "", r->device);
     bench_print(r);
     return s;
 }
 
-static status in_folder(const command *c, const char *folder) {
+static status in_folder(const command *c, const char *folder, bench_report *r) {
     backend *b;
     TRY(backend_cpu_open(&b, (int)c->threads));
-    bench_report *r = mem_alloc(sizeof *r, "the benchmark");
-    status s = r ? measure(c, folder, b, r) : STATUS_MEMORY;
-    if (s == STATUS_OK) s = report(c, b, r);
-    mem_free(r);
+    b->table->describe(b, r->device, sizeof r->device);
+    status s = measure(c, folder, b, r);
     b->table->close(b);
     return s;
 }
 
-status verb_bench(const command *c) {
+/* The parts, and steps of the benchmark's model, in a folder that is removed again. */
+static status measure_machine(const command *c, bench_report *r) {
     const char *temporary = getenv("TMPDIR");
-    TRY(verb_check_device(c));
     char *folder =
         mem_printf("%s/nibble-bench-XXXXXX", temporary && *temporary ? temporary : "/tmp");
     if (!folder) return STATUS_MEMORY;
     status s = mkdtemp(folder)
-                   ? in_folder(c, folder)
+                   ? in_folder(c, folder, r)
                    : status_fail(STATUS_IO, "%s: cannot make a folder for the benchmark: %s",
                                  folder, strerror(errno));
     char message[512];
@@ -129,4 +126,24 @@ status verb_bench(const command *c) {
     status removed = file_remove_tree(folder);
     mem_free(folder);
     return s != STATUS_OK ? status_fail(s, "%s", message) : removed;
+}
+
+static status measure_job(const command *c, bench_report *r) {
+    config conf;
+    char *model;
+    TRY(verb_load_config(c, true, &conf, &model));
+    status s = bench_job(r, &conf, model, (int)c->threads, c->format == FORMAT_TEXT);
+    mem_free(model);
+    config_free(&conf);
+    return s;
+}
+
+status verb_bench(const command *c) {
+    TRY(verb_check_device(c));
+    bench_report *r = mem_alloc(sizeof *r, "the benchmark");
+    status s = !r ? STATUS_MEMORY : c->config_path ? measure_job(c, r) : measure_machine(c, r);
+    if (s == STATUS_OK) s = report(c, r);
+    if (r) json_decref(r->profile);
+    mem_free(r);
+    return s;
 }

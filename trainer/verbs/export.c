@@ -128,7 +128,13 @@ static status export_all(const command *c, const config *conf, const char *folde
     if (c->kind == EXPORT_ADAPTER) return copy_adapter(adapter_folder(c, conf), c->out);
     TRY(model_config_open(&m, folder));
     status s = weights_open(&w, folder, &m);
-    if (s == STATUS_OK) {
+    if (s == STATUS_OK && w.synthetic) {
+        weights_close(&w);
+        s = status_fail(STATUS_USAGE,
+                        "%s: a synthetic base has no weights worth an export; its "
+                        "adapter can be had with --kind adapter",
+                        folder);
+    } else if (s == STATUS_OK) {
         s = peft_open(&adapter, adapter_folder(c, conf));
         if (s == STATUS_OK) {
             if (adapter.config.base_hash)

@@ -4,6 +4,7 @@
 
 #include "common/alloc.h"
 #include "common/file.h"
+#include "trainer/model/synthetic.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -116,7 +117,7 @@ static status find_snapshot(const char *repository, const char *revision, char *
 
 static status find(const kind *k, const char *name, const char *revision, char **path) {
     *path = NULL;
-    if (file_exists(name)) {
+    if (file_exists(name) || (k == &model && synthetic_is(name))) {
         *path = mem_strdup(name);
         return *path ? STATUS_OK : STATUS_MEMORY;
     }

@@ -32,15 +32,16 @@ const verb_row options_verbs[VERB_COUNT] = {
                       "Say what a model, adapter, checkpoint or program consists of."},
     [VERB_TOKENIZE] = {"tokenize", "tokenize --model DIR [--no-special] [--decode]",
                        "JSON strings to lists of ids, or back, line by line."},
-    [VERB_BENCH] = {"bench", "bench [--quick] [--model DIR --data FILE] [options]",
+    [VERB_BENCH] = {"bench",
+                    "bench [--quick] [--model DIR --data FILE | --config FILE [--synthetic] "
+                    "[key=value ...]] [options]",
                     "Measure this build on this machine, each thing over its own limit."},
 };
 
 #define ON(v) (1u << VERB_##v)
 enum {
     EVERY = (1 << VERB_COUNT) - 1,
-    CONFIG = EVERY &
-             ~(1 << VERB_TOKENIZE | 1 << VERB_BENCH), /* verbs that may read a configuration */
+    CONFIG = EVERY & ~(1 << VERB_TOKENIZE), /* verbs that may read a configuration */
     LOADED = ON(EVAL) | ON(GENERATE) | ON(EXPORT) | ON(QUANTIZE) | ON(TOKENIZE) | ON(BENCH),
     COMPUTES =
         ON(TRAIN) | ON(PLAN) | ON(EVAL) | ON(GENERATE) | ON(QUANTIZE) | ON(EXPORT) | ON(BENCH),
@@ -63,6 +64,8 @@ const option options_table[] = {
      "A PEFT adapter folder."},
     {"data", "FILE", OPTION_TEXT, AT(data), ON(EVAL) | ON(BENCH), 0, 0,
      "Rows to evaluate on; bench: text to tokenize with --model's tokenizer."},
+    {"synthetic", NULL, OPTION_FLAG, AT(synthetic), ON(PLAN) | ON(BENCH), 0, 0,
+     "Random weights and rows of the shape of base_model: nothing to download."},
     {"quick", NULL, OPTION_FLAG, AT(quick), ON(BENCH), 0, 0,
      "Tiny sizes: shows that it works, measures nothing of use."},
     {"logprobs", "FILE", OPTION_TEXT, AT(logprobs), ON(EVAL), 0, 0,
@@ -312,6 +315,11 @@ static status check_command(const command *c) {
             return status_fail(STATUS_USAGE, "inspect --program needs --config FILE");
         return STATUS_OK;
     case VERB_BENCH:
+        if (c->config_path && (c->data || c->quick))
+            return status_fail(
+                STATUS_USAGE, "bench --config measures that run alone: no --data, no --quick");
+        if (c->synthetic && !c->config_path)
+            return status_fail(STATUS_USAGE, "--synthetic needs --config FILE");
         if (!c->model != !c->data)
             return status_fail(STATUS_USAGE,
                                "bench measures a tokenizer with --model DIR and --data FILE");

@@ -75,6 +75,7 @@ typedef struct command {
     bool program;            /* inspect: print the recorded programs */
     const char *path;        /* inspect: a file or folder */
     bool quick;              /* bench: tiny sizes */
+    bool synthetic;          /* plan, bench: a random base of base_model's shape */
 } command;
 
 /* Reads the command line. Errors are STATUS_USAGE with one line. */

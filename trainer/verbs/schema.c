@@ -143,7 +143,8 @@ static const schema memory_schema = SCHEMA("memory", memory_fields);
 static const field config_fields[] = {
     SECTION("Base model"),
     TEXT(base_model, FIELD_REQUIRED | FREE, NULL,
-         "A Hugging Face folder, or org/name of a model in the local Hugging Face cache."),
+         "A Hugging Face folder, or org/name of a model in the local Hugging Face cache; "
+         "synthetic:llama-3-8b and the like: random weights of that shape, to measure with."),
     TEXT(revision_of_model, FREE, NULL, "Branch, tag or commit, for org/name."),
     BOOL(load_in_4bit, 0, "false", "Quantize the base to 4 bits; adapter: qlora implies it."),
     BOOL(load_in_8bit, 0, "false", "Not available: true is refused."),

@@ -2,6 +2,7 @@
 #include "common/alloc.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "trainer/model/synthetic.h"
 #include "trainer/verbs/hub.h"
 #include "trainer/verbs/load.h"
 #include "trainer/verbs/verbs.h"
@@ -19,8 +20,33 @@ static status resolve_list(dataset_list *list) {
 }
 
 status verb_resolve_datasets(config *c) {
+    if (synthetic_is(c->base_model)) return STATUS_OK; /* they are not read */
     TRY(resolve_list(&c->datasets));
     return resolve_list(&c->test_datasets);
+}
+
+/* The configuration again, with random weights of its base's shape. */
+static status load_synthetic(const command *c, config *out) {
+    const char *like = synthetic_like(out->base_model);
+    status s = like ? STATUS_OK
+                    : status_fail(STATUS_USAGE,
+                                  "--synthetic: base_model %s names no shape that is known; "
+                                  "say which with base_model=" SYNTHETIC_PREFIX "NAME",
+                                  out->base_model);
+    config_free(out);
+    TRY(s);
+    char *base = mem_printf("base_model=" SYNTHETIC_PREFIX "%s", like);
+    char **words = mem_alloc_array((size_t)c->override_count + 2, sizeof *words, "overrides");
+    s = base && words ? STATUS_OK : STATUS_MEMORY;
+    if (s == STATUS_OK) {
+        for (int i = 0; i < c->override_count; i++) words[i] = c->overrides[i];
+        words[c->override_count] = base;
+        words[c->override_count + 1] = "quantized_cache="; /* nothing of it is kept */
+        s = config_load(c->config_path, words, c->override_count + 2, out);
+    }
+    mem_free(base);
+    mem_free(words);
+    return s;
 }
 
 static status load(const command *c, config *out) {
@@ -28,6 +54,7 @@ static status load(const command *c, config *out) {
         return status_fail(STATUS_USAGE, "%s needs --config FILE; train %s --help says more",
                            options_verbs[c->verb].name, options_verbs[c->verb].name);
     TRY(config_load(c->config_path, c->overrides, c->override_count, out));
+    if (c->synthetic && !synthetic_is(out->base_model)) TRY(load_synthetic(c, out));
     char *ignored = config_ignored_line(out);
     if (ignored) log_info("%s", ignored);
     mem_free(ignored);
