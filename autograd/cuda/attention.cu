@@ -106,7 +106,10 @@ status cuda_attention_backward(backend *b, const op_call *call) {
     bool wide = call_wide(call);
     cudaStream_t s = cuda_stream(b);
     CUDA_TRY(b, attention_stats(call->compute, &a, wide, s));
-    CUDA_TRY(b, attention_plain_backward(call->compute, &a, s));
+    if (wide && call->compute != DTYPE_F32)
+        CUDA_TRY(b, attention_backward(call->compute, &a, s));
+    else
+        CUDA_TRY(b, attention_plain_backward(call->compute, &a, s));
     return STATUS_OK;
 }
 
@@ -114,6 +117,9 @@ status cuda_attention_prepare(backend *b, const op_shape *shape) {
     TRY(check_sizes(shape->attr));
     int dim = shape->attr->attention.head_dim;
     if (shape->compute == DTYPE_F32) return STATUS_OK;
-    CUDA_TRY(b, attention_forward_prepare(shape->compute, dim));
+    if (shape->backward)
+        CUDA_TRY(b, attention_backward_prepare(shape->compute, dim));
+    else
+        CUDA_TRY(b, attention_forward_prepare(shape->compute, dim));
     return STATUS_OK;
 }

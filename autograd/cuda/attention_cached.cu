@@ -49,7 +49,8 @@ template <typename T, int D>
 static __device__ __forceinline__ void load_row(uint4 to[decode_shape<T, D>::pieces],
                                                 const T *from, int dim, bool valid) {
     const int N = decode_shape<T, D>::piece_count;
-    UNROLL for (int i = 0; i < decode_shape<T, D>::pieces; i++) {
+    UNROLL
+    for (int i = 0; i < decode_shape<T, D>::pieces; i++) {
         int at = (i * LANES + (int)threadIdx.x % LANES) * N;
         to[i] = valid && at < dim ? *(const uint4 *)(from + at) : make_uint4(0, 0, 0, 0);
     }
@@ -68,9 +69,11 @@ static __device__ __forceinline__ void meet(const attention_args &a, decode_team
                                             const float q[][decode_shape<T, D>::per],
                                             const uint4 *k, const uint4 *v, bool seen) {
     typedef decode_shape<T, D> shape;
-    UNROLL for (int h = 0; h < shape::heads; h++) {
+    UNROLL
+    for (int h = 0; h < shape::heads; h++) {
         float s = 0;
-        UNROLL for (int i = 0; i < shape::per; i++) s += q[h][i] * element<T, D>(k, i);
+        UNROLL
+        for (int i = 0; i < shape::per; i++) s += q[h][i] * element<T, D>(k, i);
         for (int d = LANES / 2; d; d /= 2) s += __shfl_xor_sync(0xffffffffu, s, d);
         if (a.softcap > 0) s = attention_tanh(s * a.inner);
         s = seen ? s * a.unit2 : -INFINITY;
@@ -78,8 +81,9 @@ static __device__ __forceinline__ void meet(const attention_args &a, decode_team
         float fade = exp2_fast(w.max[h] - base), weight = exp2_fast(s - base);
         w.max[h] = top;
         w.sum[h] = w.sum[h] * fade + weight;
-        UNROLL for (int i = 0; i < shape::per; i++) w.out[h][i] =
-            w.out[h][i] * fade + weight * element<T, D>(v, i);
+        UNROLL
+        for (int i = 0; i < shape::per; i++)
+            w.out[h][i] = w.out[h][i] * fade + weight * element<T, D>(v, i);
     }
 }
 
@@ -87,17 +91,21 @@ static __device__ __forceinline__ void meet(const attention_args &a, decode_team
 template <typename T, int D>
 static __device__ __forceinline__ void merge(decode_team<T, D> &w) {
     typedef decode_shape<T, D> shape;
-    for (int d = LANES; d < WARP; d *= 2) UNROLL for (int h = 0; h < shape::heads; h++) {
+    for (int d = LANES; d < WARP; d *= 2) {
+        UNROLL
+        for (int h = 0; h < shape::heads; h++) {
             float top = fmaxf(w.max[h], __shfl_xor_sync(0xffffffffu, w.max[h], d));
             float fade = top == -INFINITY ? 0.0f : exp2_fast(w.max[h] - top);
             w.max[h] = top;
             w.sum[h] *= fade;
             w.sum[h] += __shfl_xor_sync(0xffffffffu, w.sum[h], d);
-            UNROLL for (int i = 0; i < shape::per; i++) {
+            UNROLL
+            for (int i = 0; i < shape::per; i++) {
                 w.out[h][i] *= fade;
                 w.out[h][i] += __shfl_xor_sync(0xffffffffu, w.out[h][i], d);
             }
         }
+    }
 }
 
 /* Merges the warps and stores heads [head, head + count) of the row. */
@@ -108,13 +116,16 @@ static __device__ void finish(const attention_args &a, const decode_team<T, D> &
     const int N = shape::piece_count;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     float *outs = space, *stats = space + WARPS * shape::heads * D;
-    if (lane < LANES) UNROLL for (int h = 0; h < shape::heads; h++) {
-            float *to = outs + (warp * shape::heads + h) * D;
-            UNROLL for (int i = 0; i < shape::per; i++)
-                to[(i / N * LANES + lane) * N + i % N] = w.out[h][i];
-            stats[2 * (warp * shape::heads + h)] = w.max[h];
-            stats[2 * (warp * shape::heads + h) + 1] = w.sum[h];
-        }
+    UNROLL
+    for (int h = 0; h < shape::heads; h++) {
+        float *to = outs + (warp * shape::heads + h) * D;
+        if (lane >= LANES) continue;
+        UNROLL
+        for (int i = 0; i < shape::per; i++)
+            to[(i / N * LANES + lane) * N + i % N] = w.out[h][i];
+        stats[2 * (warp * shape::heads + h)] = w.max[h];
+        stats[2 * (warp * shape::heads + h) + 1] = w.sum[h];
+    }
     __syncthreads();
     for (int i = threadIdx.x; i < count * a.dim; i += THREADS) {
         int h = i / a.dim, d = i % a.dim;
@@ -152,11 +163,13 @@ static __global__ void __launch_bounds__(THREADS, 1) decode(attention_args a) {
         int count = min(shape::heads, a.group - first), head = kv * a.group + first;
         decode_team<T, D> w;
         float q[shape::heads][shape::per];
-        UNROLL for (int h = 0; h < shape::heads; h++) {
+        UNROLL
+        for (int h = 0; h < shape::heads; h++) {
             uint4 bits[shape::pieces];
             const T *at = (const T *)a.qkv + row * a.qkv_stride + (int64_t)(head + h) * a.dim;
             load_row<T, D>(bits, at, a.dim, h < count);
-            UNROLL for (int i = 0; i < shape::per; i++) {
+            UNROLL
+            for (int i = 0; i < shape::per; i++) {
                 q[h][i] = element<T, D>(bits, i);
                 w.out[h][i] = 0;
             }
@@ -165,12 +178,14 @@ static __global__ void __launch_bounds__(THREADS, 1) decode(attention_args a) {
         for (int j = attention_first_key(a, query) + team; j - team <= query;
              j += AT_ONCE * TEAMS) {
             uint4 k[AT_ONCE][shape::pieces], v[AT_ONCE][shape::pieces];
-            UNROLL for (int i = 0; i < AT_ONCE; i++) {
+            UNROLL
+            for (int i = 0; i < AT_ONCE; i++) {
                 const T *at = keys + (int64_t)(j + i * TEAMS) * a.key_stride;
                 load_row<T, D>(k[i], at + a.key_col, a.dim, j + i * TEAMS <= query);
                 load_row<T, D>(v[i], at + a.value_col, a.dim, j + i * TEAMS <= query);
             }
-            UNROLL for (int i = 0; i < AT_ONCE; i++)
+            UNROLL
+            for (int i = 0; i < AT_ONCE; i++)
                 meet<T, D>(a, w, q, k[i], v[i], j + i * TEAMS <= query);
         }
         merge<T, D>(w);

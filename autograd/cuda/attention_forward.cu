@@ -14,8 +14,8 @@
 enum { WARPS = 4, THREADS = WARPS * WARP, RING = 3 };
 
 template <int D> struct forward_shape {
-    static const int pairs = D > 128 ? 1 : 2; /* of 8 rows, times two, per warp */
-    static const int own = 16 * pairs, queries = own * WARPS, keys = D > 128 ? 32 : 64;
+    static const int R = D > 128 ? 1 : 2; /* groups of 16 rows that a warp owns */
+    static const int own = 16 * R, queries = own * WARPS, keys = D > 128 ? 32 : 64;
     static const int tile = keys * tile_row<D>::bytes, ring = queries * tile_row<D>::bytes;
     static const int shared = ring + RING * tile, last = shared - tile; /* offsets */
 };
@@ -41,15 +41,17 @@ static __device__ __forceinline__ void load(const attention_args &a, unsigned ch
 /* A warp's rows: running maxima of raw scores, this lane's part of the sums, and outputs. Rows
  * of a lane are 16 r + 8 i + lane / 4. */
 template <int D> struct forward_rows {
-    static const int R = forward_shape<D>::pairs;
+    static const int R = forward_shape<D>::R;
     float max[R][2], sum[R][2], out[R][D / 8][4];
 };
 
 template <int D> static __device__ __forceinline__ void clear(forward_rows<D> &w) {
-    UNROLL for (int r = 0; r < forward_shape<D>::pairs; r++) {
-        UNROLL for (int i = 0; i < 2; i++) w.max[r][i] = -INFINITY, w.sum[r][i] = 0;
+    tile_zero<forward_shape<D>::R, D>(w.out);
+    UNROLL
+    for (int r = 0; r < forward_shape<D>::R; r++) {
+        w.max[r][0] = w.max[r][1] = -INFINITY;
+        w.sum[r][0] = w.sum[r][1] = 0;
     }
-    tile_zero<forward_shape<D>::pairs, D>(w.out);
 }
 
 /* Scores that a row may not see become -inf. `ahead`: the warp's first query minus the tile's
@@ -60,40 +62,51 @@ static __device__ __forceinline__ void mask(const attention_args &a, float s[R][
     unsigned reach = attention_reach(a);
     if (ahead >= N - 1 && (unsigned)ahead + 16 * R - 1 < reach) return; /* all see all */
     ahead += (int)threadIdx.x % WARP / 4 - (int)threadIdx.x % 4 * 2;
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N / 8; n++)
-        UNROLL for (int e = 0; e < 4;
-                    e++) if ((unsigned)(ahead + r * 16 + e / 2 * 8 - n * 8 - e % 2) >= reach)
+    UNROLL
+    for (int i = 0; i < R * N / 2; i++) {
+        int r = i / (N / 2), n = i / 4 % (N / 8), e = i % 4;
+        if ((unsigned)(ahead + r * 16 + e / 2 * 8 - n * 8 - e % 2) >= reach)
             s[r][n][e] = -INFINITY;
+    }
 }
 
 /* Raw scores to tanh of the capped ones; what remains is a factor of softcap. */
 template <int R, int N>
 static __device__ __forceinline__ void cap(float s[R][N / 8][4], float inner) {
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N / 8; n++)
-        UNROLL for (int e = 0; e < 4; e++) s[r][n][e] = attention_tanh(s[r][n][e] * inner);
+    float *x = &s[0][0][0];
+    UNROLL
+    for (int i = 0; i < R * N / 2; i++) x[i] = attention_tanh(x[i] * inner);
 }
 
-/* Scores become weights, 2^(scale2 (s - max)); what was summed so far follows a new maximum. */
+/* Scores become weights, 2^(unit2 (s - max)); what was summed so far follows a new maximum. */
 template <int D, int N>
 static __device__ __forceinline__ void
-soften(forward_rows<D> &w, float s[forward_shape<D>::pairs][N / 8][4], float scale2) {
-    UNROLL for (int r = 0; r < forward_shape<D>::pairs; r++)
-        UNROLL for (int i = 0; i < 2; i++) {
-        float top = w.max[r][i];
-        UNROLL for (int n = 0; n < N / 8; n++) top =
-            fmaxf(top, fmaxf(s[r][n][2 * i], s[r][n][2 * i + 1]));
+soften(forward_rows<D> &w, float s[forward_shape<D>::R][N / 8][4], float unit2) {
+    UNROLL
+    for (int row = 0; row < 2 * forward_shape<D>::R; row++) {
+        int r = row / 2, i = row % 2;
+        float top = w.max[r][i], sum = 0;
+        UNROLL
+        for (int n = 0; n < N / 8; n++)
+            top = fmaxf(top, fmaxf(s[r][n][2 * i], s[r][n][2 * i + 1]));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-        float base = top == -INFINITY ? 0.0f : top * scale2; /* no key seen so far */
-        float fade = exp2_fast(w.max[r][i] * scale2 - base);
+        float base = top == -INFINITY ? 0.0f : top * unit2; /* no key seen so far */
+        float fade = exp2_fast(w.max[r][i] * unit2 - base);
         w.max[r][i] = top;
-        w.sum[r][i] *= fade;
-        UNROLL for (int n = 0; n < N / 8; n++) UNROLL for (int e = 2 * i; e < 2 * i + 2; e++) {
-            s[r][n][e] = exp2_fast(s[r][n][e] * scale2 - base);
-            w.sum[r][i] += s[r][n][e];
+        UNROLL
+        for (int n = 0; n < N / 8; n++) {
+            float *pair = &s[r][n][2 * i];
+            pair[0] = exp2_fast(pair[0] * unit2 - base);
+            pair[1] = exp2_fast(pair[1] * unit2 - base);
+            sum += pair[0] + pair[1];
         }
-        UNROLL for (int c = 0; c < D / 8; c++) UNROLL for (int e = 2 * i; e < 2 * i + 2; e++)
-            w.out[r][c][e] *= fade;
+        w.sum[r][i] = w.sum[r][i] * fade + sum;
+        UNROLL
+        for (int c = 0; c < D / 8; c++) {
+            w.out[r][c][2 * i] *= fade;
+            w.out[r][c][2 * i + 1] *= fade;
+        }
     }
 }
 
@@ -103,28 +116,33 @@ static __device__ __forceinline__ void finish(const attention_args &a, forward_r
                                               unsigned char *space, int at, int64_t row,
                                               int64_t head, int n) {
     int lane = threadIdx.x % WARP;
-    UNROLL for (int r = 0; r < forward_shape<D>::pairs; r++) {
-        UNROLL for (int i = 0; i < 2; i++) {
-            float sum = w.sum[r][i];
-            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-            float over = __fdividef(1.0f, sum);
-            UNROLL for (int c = 0; c < D / 8; c++)
-                UNROLL for (int e = 2 * i; e < 2 * i + 2; e++) w.out[r][c][e] *= over;
-            int own = r * 16 + i * 8 + lane / 4;
-            if (lane % 4 == 0 && own < n)
-                a.lse[(row + own) * a.lse_stride + head] = w.max[r][i] * a.unit + logf(sum);
+    UNROLL
+    for (int i = 0; i < 2 * forward_shape<D>::R; i++) {
+        float sum = w.sum[i / 2][i % 2];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        float over = __fdividef(1.0f, sum);
+        UNROLL
+        for (int c = 0; c < D / 8; c++) {
+            w.out[i / 2][c][i % 2 * 2] *= over;
+            w.out[i / 2][c][i % 2 * 2 + 1] *= over;
         }
-        tile_store<T, D, D>(space, at + r * 16 * tile_row<D>::bytes, 0, w.out[r],
+        int own = i * 8 + lane / 4;
+        if (lane % 4 == 0 && own < n)
+            a.lse[(row + own) * a.lse_stride + head] =
+                w.max[i / 2][i % 2] * a.unit + logf(sum);
+    }
+    UNROLL
+    for (int r = 0; r < forward_shape<D>::R; r++)
+        tile_store<T, D, D>(space, at + r * tile_row<D>::group, w.out[r],
                             (T *)a.y + (row + r * 16) * a.y_stride + head * a.dim, a.y_stride,
                             n - r * 16, a.dim);
-    }
 }
 
 template <typename T, int D>
 static __global__ void __launch_bounds__(THREADS, 2) forward(attention_args a) {
     typedef forward_shape<D> shape;
-    const int R = shape::pairs, N = shape::keys;
+    const int R = shape::R, N = shape::keys;
     SHARED(space);
     int head = blockIdx.x % a.heads;
     int64_t slot = (gridDim.x - 1 - blockIdx.x) / a.heads;

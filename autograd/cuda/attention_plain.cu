@@ -115,14 +115,16 @@ static __global__ void __launch_bounds__(THREADS) row_stats(attention_args a, bo
             piece<T> u, v;
             u.bits = *(const uint4 *)(y + d);
             v.bits = *(const uint4 *)(dy + d);
-            UNROLL for (int i = 0; i < N; i++) sum += to_f32(u.x[i]) * to_f32(v.x[i]);
+            UNROLL
+            for (int i = 0; i < N; i++) sum += to_f32(u.x[i]) * to_f32(v.x[i]);
         }
     else if (row < a.rows)
         for (int d = lane; d < a.dim; d += LANES) sum += to_f32(y[d]) * to_f32(dy[d]);
     for (int d = LANES / 2; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
     if (lane || row >= a.plane) return;
-    float lse = row < a.rows ? a.lse[row * a.lse_stride + head] : 0.0f;
-    a.stats[head * a.plane + row] = make_float2(lse, sum);
+    bool real = a.documents && row < a.starts[a.documents];
+    a.stats[head * a.plane + row] =
+        real ? make_float2(a.lse[row * a.lse_stride + head], sum) : make_float2(0, 0);
 }
 
 /* One side of the backward: rows [first, ...) of a document and head, as two operands of a

@@ -27,6 +27,7 @@ static inline int tile_dim_index(int dim) {
 template <int D> struct tile_row {
     static const bool swizzled = D % 64 == 0;
     static const int chunks = D / TILE_CHUNK, bytes = D * 2 + (swizzled ? 0 : 16);
+    static const int group = 16 * bytes; /* of 16 rows, a fragment's */
 };
 
 /* ---- addresses ---- */
@@ -74,7 +75,8 @@ static __device__ __forceinline__ void tile_load(unsigned char *space, int at, c
     const int pass = tile_pass<D, THREADS>::rows;
     int row = threadIdx.x / tile_row<D>::chunks, c = threadIdx.x % tile_row<D>::chunks;
     if (c * TILE_CHUNK >= dim) n = 0;
-    UNROLL for (int i = 0; i < (ROWS + pass - 1) / pass; i++) {
+    UNROLL
+    for (int i = 0; i < (ROWS + pass - 1) / pass; i++) {
         bool mine = (THREADS % tile_row<D>::chunks == 0 || row < pass) &&
                     (ROWS % pass == 0 || row + i * pass < ROWS);
         if (mine)
@@ -107,8 +109,9 @@ template <> __device__ __forceinline__ uint32_t tile_pack<f16>(float x, float y)
 /* Accumulators of 16 R rows and COLS columns. */
 template <int R, int COLS>
 static __device__ __forceinline__ void tile_zero(float o[R][COLS / 8][4]) {
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < COLS / 8; c++)
-        UNROLL for (int e = 0; e < 4; e++) o[r][c][e] = 0;
+    float *x = &o[0][0][0];
+    UNROLL
+    for (int i = 0; i < R * COLS / 2; i++) x[i] = 0;
 }
 
 /* s [16 R rows, N] = A B^T over D elements: A's rows from `a`, B's N rows from `b`. */
@@ -116,14 +119,18 @@ template <typename T, int D, int R, int N>
 static __device__ __forceinline__ void tile_scores(float s[R][N / 8][4],
                                                    const unsigned char *space, int a, int b) {
     tile_zero<R, N>(s);
-    UNROLL for (int k = 0; k < D / TILE_STEP; k++) {
+    UNROLL
+    for (int k = 0; k < D / TILE_STEP; k++) {
         uint32_t x[R][4];
-        UNROLL for (int r = 0; r < R; r++)
-            ldmatrix_x4(x[r], space + tile_along<D>(a, k) + r * 16 * tile_row<D>::bytes);
-        UNROLL for (int n = 0; n < N / 16; n++) {
+        UNROLL
+        for (int r = 0; r < R; r++)
+            ldmatrix_x4(x[r], space + tile_along<D>(a, k) + r * tile_row<D>::group);
+        UNROLL
+        for (int n = 0; n < N / 16; n++) {
             uint32_t y[4];
-            ldmatrix_x4(y, space + tile_along<D>(b, k) + n * 16 * tile_row<D>::bytes);
-            UNROLL for (int r = 0; r < R; r++) {
+            ldmatrix_x4(y, space + tile_along<D>(b, k) + n * tile_row<D>::group);
+            UNROLL
+            for (int r = 0; r < R; r++) {
                 mma_16816<T>(s[r][2 * n], x[r], y);
                 mma_16816<T>(s[r][2 * n + 1], x[r], y + 2);
             }
@@ -137,16 +144,20 @@ template <typename T, int D, int COLS, int R, int K>
 static __device__ __forceinline__ void tile_sums(float o[R][COLS / 8][4],
                                                  const float w[R][K / 8][4],
                                                  const unsigned char *space, int b) {
-    UNROLL for (int k = 0; k < K / TILE_STEP; k++) {
+    UNROLL
+    for (int k = 0; k < K / TILE_STEP; k++) {
         uint32_t x[R][4];
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int i = 0; i < 4; i++) {
-            const float *from = &w[r][2 * k + i / 2][i % 2 * 2];
-            x[r][i] = tile_pack<T>(from[0], from[1]);
+        UNROLL
+        for (int i = 0; i < 4 * R; i++) {
+            const float *pair = &w[i / 4][2 * k + i % 4 / 2][i % 2 * 2];
+            x[i / 4][i % 4] = tile_pack<T>(pair[0], pair[1]);
         }
-        UNROLL for (int n = 0; n < COLS / 16; n++) {
+        UNROLL
+        for (int n = 0; n < COLS / 16; n++) {
             uint32_t y[4];
-            ldmatrix_x4_trans(y, space + tile_along<D>(b, n) + k * 16 * tile_row<D>::bytes);
-            UNROLL for (int r = 0; r < R; r++) {
+            ldmatrix_x4_trans(y, space + tile_along<D>(b, n) + k * tile_row<D>::group);
+            UNROLL
+            for (int r = 0; r < R; r++) {
                 mma_16816<T>(o[r][2 * n], x[r], y);
                 mma_16816<T>(o[r][2 * n + 1], x[r], y + 2);
             }
@@ -156,23 +167,42 @@ static __device__ __forceinline__ void tile_sums(float o[R][COLS / 8][4],
 
 /* ---- emptying ---- */
 
-/* Accumulators of 16 rows and COLS columns, rounded, to the rows at `at`, from chunk `first`
- * on; then those rows' first `n` to `to` in pieces of 16 bytes, columns up to dim. By one warp,
- * on rows and columns that no other warp uses. */
+/* o += what stands at rows [0, n) of `at`: 16 rows, COLS columns, as accumulators lie. */
+template <typename T, int COLS>
+static __device__ __forceinline__ void tile_add(float o[COLS / 8][4], const T *at,
+                                                int64_t stride, int n, int dim) {
+    int lane = threadIdx.x % WARP;
+    UNROLL
+    for (int i = 0; i < COLS / 4; i++) {
+        int row = lane / 4 + i % 2 * 8, col = i / 2 * 8 + lane % 4 * 2;
+        if (row >= n || col >= dim) continue;
+        union {
+            uint32_t bits;
+            T x[2];
+        } pair;
+        pair.bits = *(const uint32_t *)(at + row * stride + col);
+        o[i / 2][i % 2 * 2] += to_f32(pair.x[0]);
+        o[i / 2][i % 2 * 2 + 1] += to_f32(pair.x[1]);
+    }
+}
+
+/* Accumulators of 16 rows and COLS columns, rounded, through the tile at `at` (rows of D, this
+ * lane's warp alone uses these) to rows [0, n) of `to` in pieces of 16 bytes, columns below dim.
+ */
 template <typename T, int D, int COLS>
-static __device__ __forceinline__ void tile_store(unsigned char *space, int at, int first,
-                                                  float o[COLS / 8][4], T *to, int64_t stride,
-                                                  int n, int dim) {
+static __device__ __forceinline__ void tile_store(unsigned char *space, int at,
+                                                  const float o[COLS / 8][4], T *to,
+                                                  int64_t stride, int n, int dim) {
     int lane = threadIdx.x % WARP, row = lane / 4, pair = lane % 4 * 4;
-    UNROLL for (int c = 0; c < COLS / 8; c++) {
-        *(uint32_t *)(space + at + tile_at<D>(row, first + c) + pair) =
-            tile_pack<T>(o[c][0], o[c][1]);
-        *(uint32_t *)(space + at + tile_at<D>(row + 8, first + c) + pair) =
+    UNROLL
+    for (int c = 0; c < COLS / 8; c++) {
+        *(uint32_t *)(space + at + tile_at<D>(row, c) + pair) = tile_pack<T>(o[c][0], o[c][1]);
+        *(uint32_t *)(space + at + tile_at<D>(row + 8, c) + pair) =
             tile_pack<T>(o[c][2], o[c][3]);
     }
     __syncwarp();
     for (int i = lane; i < 16 * (COLS / 8); i += WARP) {
-        int r = i / (COLS / 8), c = first + i % (COLS / 8);
+        int r = i / (COLS / 8), c = i % (COLS / 8);
         if (r < n && c * TILE_CHUNK < dim)
             *(uint4 *)(to + r * stride + c * TILE_CHUNK) =
                 *(const uint4 *)(space + at + tile_at<D>(r, c));

@@ -1,0 +1,315 @@
+/* attention_backward.cu: the gradient of flash attention on tensor cores, in two passes.
+ *
+ * From the saved log-sum-exp and delta = row sums of dY * Y (attention_stats), with S the scores:
+ *   P = e^(S - lse)   dP = dY V^T   dS = P (dP - delta)   dV = P^T dY   dK = dS^T Q   dQ = dS K
+ * One pass owns keys and meets the queries of its kv head's group (dV, dK); one owns queries and
+ * meets keys (dQ). Each makes S and dP anew, seven products instead of five; in return nothing is
+ * added up between blocks, so there are no atomics and the sums have one order. Both are one
+ * scheme: a warp owns 16 rows, tiles that are met come by pairs, the next pair under way while
+ * one is in use. What is owned are the rows of the scores (transposed in the pass over keys), so
+ * P and dS go into the next products straight from the accumulators.
+ *
+ * Heads of 256 need more registers than there are: in the pass over keys two warps share 16
+ * keys and each sums one half of the columns. */
+#include "autograd/cuda/attention.h"
+#include "autograd/cuda/attention_tile.h"
+
+#include <math.h>
+
+enum { STAGES = 2 };
+
+#define LOG2E 1.4426950408889634f
+
+template <int D> struct keys_shape {
+    static const int warps = 8, threads = warps * WARP;
+    static const int halves = D > 128 ? 2 : 1, cols = D / halves;
+    static const int own = 16 * warps / halves, met = D > 128 ? 16 : 32;
+    /* bytes; stats begin at an even row, so a tile has up to two more */
+    static const int tile = met * tile_row<D>::bytes, stats_bytes = (met + 2) * 8;
+    static const int ring = 2 * own * tile_row<D>::bytes, stats = ring + STAGES * 2 * tile;
+    static const int shared = stats + STAGES * stats_bytes;
+};
+
+template <int D> struct queries_shape {
+    static const int warps = D > 128 ? 4 : 8, threads = warps * WARP;
+    static const int own = 16 * warps, met = D > 128 ? 16 : 32;
+    static const int tile = met * tile_row<D>::bytes, ring = 2 * own * tile_row<D>::bytes;
+    static const int shared = ring + STAGES * 2 * tile;
+};
+
+/* ---- scores and their gradients ---- */
+
+/* Raw scores become what stands in the exponent, in units of unit2; those that are not seen
+ * become -inf. Row r and column c are seen if 0 <= ahead + sign (r - c) < reach and c < cols;
+ * `all`: every one is. */
+template <int N>
+static __device__ __forceinline__ void prepare_scores(const attention_args &a,
+                                                      float s[N / 8][4], bool all, int ahead,
+                                                      int sign, int cols) {
+    if (a.inner > 0) {
+        UNROLL
+        for (int i = 0; i < N / 2; i++)
+            s[i / 4][i % 4] = attention_tanh(s[i / 4][i % 4] * a.inner);
+    }
+    if (all) return;
+    int row = threadIdx.x % WARP / 4, col = threadIdx.x % 4 * 2;
+    unsigned reach = attention_reach(a);
+    ahead += sign * (row - col);
+    UNROLL
+    for (int i = 0; i < N / 2; i++) {
+        int e = i % 4, right = i / 4 * 8 + e % 2, down = e / 2 * 8;
+        if ((unsigned)(ahead + sign * (down - right)) >= reach || col + right >= cols)
+            s[i / 4][e] = -INFINITY;
+    }
+}
+
+/* A score to its weight, and dp to the gradient of the score in units of a.scale. */
+static __device__ __forceinline__ void derive(const attention_args &a, float &s, float &dp,
+                                              float lse2, float delta) {
+    float weight = exp2_fast(s * a.unit2 - lse2);
+    dp = weight * (dp - delta);
+    if (a.inner > 0) dp *= fmaxf(1 - s * s, 0.0f); /* s is a tanh, or -inf */
+    s = weight;
+}
+
+/* ---- dK and dV ---- */
+
+/* Starts copying queries [query, ...) of a head and their dy and stats to stage `at`. */
+template <typename T, int D>
+static __device__ __forceinline__ void
+load_queries(const attention_args &a, const attention_tile &t, unsigned char *space, int stage,
+             int head, int query) {
+    typedef keys_shape<D> shape;
+    int64_t row = t.row + query, col = (int64_t)head * a.dim, even = row & ~(int64_t)1;
+    int at = shape::ring + stage * 2 * shape::tile, left = t.count - query;
+    tile_load<T, D, shape::met, shape::threads>(space, at,
+                                                (const T *)a.qkv + row * a.qkv_stride + col +
+                                                    tile_thread_offset<D>(a.qkv_stride),
+                                                a.qkv_stride, left, a.dim);
+    tile_load<T, D, shape::met, shape::threads>(space, at + shape::tile,
+                                                (const T *)a.dy + row * a.dy_stride + col +
+                                                    tile_thread_offset<D>(a.dy_stride),
+                                                a.dy_stride, left, a.dim);
+    int pair = 2 * threadIdx.x;
+    if (pair < shape::met + 2)
+        cp_async_16(space + shape::stats + stage * shape::stats_bytes + pair * 8,
+                    a.stats + head * a.plane + even + pair, even + pair < a.plane);
+    cp_async_commit();
+}
+
+template <typename T, int D>
+static __global__ void __launch_bounds__(keys_shape<D>::threads, 1)
+    backward_keys(attention_args a) {
+    typedef keys_shape<D> shape;
+    const int N = shape::met, bytes = tile_row<D>::bytes;
+    SHARED(space);
+    int kv = blockIdx.x % a.kv_heads;
+    attention_tile t = attention_tile_of(a, blockIdx.x / a.kv_heads, shape::own);
+    if (!t.live) return;
+    T *g = (T *)a.g;
+    int64_t key_col = a.key_col + (int64_t)kv * a.dim;
+    int64_t value_col = a.value_col + (int64_t)kv * a.dim;
+    if (t.padding) {
+        if (a.add) return;
+        attention_clear(g, a.g_stride, t, shape::own, key_col, a.dim);
+        attention_clear(g, a.g_stride, t, shape::own, value_col, a.dim);
+        return;
+    }
+    int count = min(shape::own, t.count - t.first);
+    const T *own = (const T *)a.keys + (t.row + t.first) * a.key_stride +
+                   tile_thread_offset<D>(a.key_stride);
+    tile_load<T, D, shape::own, shape::threads>(space, 0, own + key_col, a.key_stride, count,
+                                                a.dim);
+    tile_load<T, D, shape::own, shape::threads>(space, shape::own * bytes, own + value_col,
+                                                a.key_stride, count, a.dim);
+    int begin = t.first / N * N, query = begin, head = kv * a.group, stage = 0;
+    int end = a.window > 0 ? min(t.count, t.first + count - 1 + a.window) : t.count;
+    load_queries<T, D>(a, t, space, 0, head, query);
+
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, half = warp % shape::halves;
+    int mine = warp / shape::halves * 16, own_at = mine * bytes + tile_lane_a<D>();
+    int key = mine < count ? t.first + mine : 1 << 30; /* seen by nobody */
+    float dk[1][shape::cols / 8][4], dv[1][shape::cols / 8][4];
+    tile_zero<1, shape::cols>(dk);
+    tile_zero<1, shape::cols>(dv);
+    for (int last = head + a.group; head < last; stage ^= 1) {
+        float s[1][N / 8][4], dp[1][N / 8][4];
+        int at = shape::ring + stage * 2 * shape::tile, ahead = query - key;
+        const float2 *stats =
+            (const float2 *)(space + shape::stats + stage * shape::stats_bytes) +
+            ((t.row + query) & 1) + lane % 4 * 2;
+        bool seen = ahead > -N && (a.window <= 0 || ahead - 15 < a.window);
+        bool all = ahead >= 15 && query + N <= t.count &&
+                   (unsigned)(ahead + N - 1) < attention_reach(a);
+        cp_async_wait<0>();
+        __syncthreads(); /* this pair is there, and the one before it was read */
+        query += N;
+        if (query >= end) query = begin, head++;
+        if (head < last) load_queries<T, D>(a, t, space, stage ^ 1, head, query);
+        if (!seen) continue;
+        tile_scores<T, D, 1, N>(s, space, own_at, at + tile_lane_scores<D>());
+        tile_scores<T, D, 1, N>(dp, space, shape::own * bytes + own_at,
+                                at + shape::tile + tile_lane_scores<D>());
+        prepare_scores<N>(a, s[0], all, ahead, -1, t.count - key - ahead);
+        UNROLL
+        for (int i = 0; i < N / 2; i++) {
+            float2 of = stats[i / 4 * 8 + i % 2];
+            derive(a, s[0][i / 4][i % 4], dp[0][i / 4][i % 4], of.x * LOG2E, of.y);
+        }
+        at += tile_lane_sums<D>() + half * shape::cols * 2;
+        tile_sums<T, D, shape::cols, 1, N>(dv, s, space, at + shape::tile);
+        tile_sums<T, D, shape::cols, 1, N>(dk, dp, space, at);
+    }
+    __syncthreads(); /* the owned tiles were read */
+    if (mine >= count) return;
+    g += (t.row + key) * a.g_stride + half * shape::cols;
+    int dim = a.dim - half * shape::cols, left = count - mine;
+    UNROLL
+    for (int i = 0; i < shape::cols / 2; i++) dk[0][i / 4][i % 4] *= a.scale;
+    if (a.add) {
+        tile_add<T, shape::cols>(dk[0], g + key_col, a.g_stride, left, dim);
+        tile_add<T, shape::cols>(dv[0], g + value_col, a.g_stride, left, dim);
+    }
+    own_at = mine * bytes + half * shape::cols * 2;
+    tile_store<T, D, shape::cols>(space, own_at, dk[0], g + key_col, a.g_stride, left, dim);
+    tile_store<T, D, shape::cols>(space, own_at, dv[0], g + value_col, a.g_stride, left, dim);
+}
+
+/* ---- dQ ---- */
+
+/* Starts copying `left` keys and their values, from the thread's piece of the first, to stage
+ * `at`. */
+template <typename T, int D>
+static __device__ __forceinline__ void load_keys(const attention_args &a, unsigned char *space,
+                                                 int stage, const T *from, int left) {
+    typedef queries_shape<D> shape;
+    int at = shape::ring + stage * 2 * shape::tile;
+    if (left > 0) {
+        tile_load<T, D, shape::met, shape::threads>(space, at, from + a.key_col, a.key_stride,
+                                                    left, a.dim);
+        tile_load<T, D, shape::met, shape::threads>(
+            space, at + shape::tile, from + a.value_col, a.key_stride, left, a.dim);
+    }
+    cp_async_commit();
+}
+
+template <typename T, int D>
+static __global__ void __launch_bounds__(queries_shape<D>::threads, 1)
+    backward_queries(attention_args a) {
+    typedef queries_shape<D> shape;
+    const int N = shape::met, bytes = tile_row<D>::bytes;
+    SHARED(space);
+    int head = blockIdx.x % a.heads;
+    int64_t slot = (gridDim.x - 1 - blockIdx.x) / a.heads;
+    attention_tile t = attention_tile_of(a, slot, shape::own);
+    if (!t.live) return;
+    T *g = (T *)a.g;
+    int64_t col = (int64_t)head * a.dim;
+    if (t.padding) {
+        if (!a.add) attention_clear(g, a.g_stride, t, shape::own, col, a.dim);
+        return;
+    }
+    int64_t row = t.row + t.first;
+    int count = min(shape::own, t.count - t.first);
+    tile_load<T, D, shape::own, shape::threads>(space, 0,
+                                                (const T *)a.qkv + row * a.qkv_stride + col +
+                                                    tile_thread_offset<D>(a.qkv_stride),
+                                                a.qkv_stride, count, a.dim);
+    tile_load<T, D, shape::own, shape::threads>(space, shape::own * bytes,
+                                                (const T *)a.dy + row * a.dy_stride + col +
+                                                    tile_thread_offset<D>(a.dy_stride),
+                                                a.dy_stride, count, a.dim);
+    int key = attention_first_key(a, t.first) / N * N, left = t.first + count - key, stage = 0;
+    const T *keys = (const T *)a.keys + (t.row + key) * a.key_stride +
+                    (int64_t)(head / a.group) * a.dim + tile_thread_offset<D>(a.key_stride);
+    load_keys<T, D>(a, space, 0, keys, left);
+
+    int lane = threadIdx.x % WARP, mine = threadIdx.x / WARP * 16;
+    int own_at = mine * bytes + tile_lane_a<D>();
+    int query = mine < count ? t.first + mine : -16; /* sees nothing */
+    float2 stats[2];
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        int own = mine + i * 8 + lane / 4;
+        stats[i] = own < count ? a.stats[head * a.plane + row + own] : make_float2(0, 0);
+        stats[i].x *= LOG2E;
+    }
+    float dq[1][D / 8][4];
+    tile_zero<1, D>(dq);
+    for (; left > 0; left -= N, key += N, stage ^= 1) {
+        float s[1][N / 8][4], dp[1][N / 8][4];
+        int at = shape::ring + stage * 2 * shape::tile, ahead = query - key;
+        bool seen = ahead > -16 && (a.window <= 0 || ahead - (N - 1) < a.window);
+        bool all = ahead >= N - 1 && (unsigned)(ahead + 15) < attention_reach(a);
+        cp_async_wait<0>();
+        __syncthreads(); /* this pair is there, and the one before it was read */
+        keys += N * a.key_stride;
+        load_keys<T, D>(a, space, stage ^ 1, keys, left - N);
+        if (!seen) continue;
+        tile_scores<T, D, 1, N>(s, space, own_at, at + tile_lane_scores<D>());
+        tile_scores<T, D, 1, N>(dp, space, shape::own * bytes + own_at,
+                                at + shape::tile + tile_lane_scores<D>());
+        prepare_scores<N>(a, s[0], all, ahead, 1, N);
+        UNROLL
+        for (int i = 0; i < N / 2; i++)
+            derive(a, s[0][i / 4][i % 4], dp[0][i / 4][i % 4], stats[i % 4 / 2].x,
+                   stats[i % 4 / 2].y);
+        tile_sums<T, D, D, 1, N>(dq, dp, space, at + tile_lane_sums<D>());
+    }
+    if (mine >= count) return;
+    g += (row + mine) * a.g_stride + col;
+    UNROLL
+    for (int i = 0; i < D / 2; i++) dq[0][i / 4][i % 4] *= a.scale;
+    if (a.add) tile_add<T, D>(dq[0], g, a.g_stride, count - mine, a.dim);
+    tile_store<T, D, D>(space, mine * bytes, dq[0], g, a.g_stride, count - mine, a.dim);
+}
+
+/* ---- launches ---- */
+
+template <typename T, int D> static cudaError_t prepare_as(void) {
+    cudaError_t e = cudaFuncSetAttribute((const void *)backward_keys<T, D>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         keys_shape<D>::shared);
+    if (e != cudaSuccess) return e;
+    return cudaFuncSetAttribute((const void *)backward_queries<T, D>,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                queries_shape<D>::shared);
+}
+
+template <typename T, int D>
+static cudaError_t launch_as(const attention_args *a, cudaStream_t s) {
+    typedef keys_shape<D> by_keys;
+    typedef queries_shape<D> by_queries;
+    cudaError_t e = prepare_as<T, D>();
+    if (e != cudaSuccess) return e;
+    int64_t blocks = attention_slots(a, by_keys::own) * a->kv_heads;
+    LAUNCH((backward_keys<T, D>), (unsigned)blocks, by_keys::threads, by_keys::shared, s, *a);
+    blocks = attention_slots(a, by_queries::own) * a->heads;
+    LAUNCH((backward_queries<T, D>), (unsigned)blocks, by_queries::threads, by_queries::shared,
+           s, *a);
+    return cudaGetLastError();
+}
+
+typedef struct backward_kernels {
+    cudaError_t (*prepare)(void);
+    cudaError_t (*launch)(const attention_args *a, cudaStream_t s);
+} backward_kernels;
+
+#define KERNELS_BF16(D)                                                                       \
+    { prepare_as<bf16, D>, launch_as<bf16, D> }
+#define KERNELS_F16(D)                                                                        \
+    { prepare_as<f16, D>, launch_as<f16, D> }
+static const backward_kernels kernels[2][TILE_DIM_COUNT] = {{TILE_DIMS(KERNELS_BF16)},
+                                                            {TILE_DIMS(KERNELS_F16)}};
+
+static const backward_kernels *kernels_of(dtype type, int dim) {
+    return &kernels[type == DTYPE_F16][tile_dim_index(dim)];
+}
+
+cudaError_t attention_backward_prepare(dtype type, int dim) {
+    return kernels_of(type, dim)->prepare();
+}
+
+cudaError_t attention_backward(dtype type, const attention_args *a, cudaStream_t s) {
+    return kernels_of(type, a->dim)->launch(a, s);
+}
