@@ -58,17 +58,11 @@ static status no_algorithm(const cuda_gemm_shape *s, cublasStatus_t error) {
 
 status cuda_gemm_open(cuda_gemm **out, int device) {
     cuda_gemm *g = *out = (cuda_gemm *)mem_alloc(sizeof *g, "cuBLASLt");
-    uint64_t space = CUDA_GEMM_SPACE;
     uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     if (!g) return STATUS_MEMORY;
     status s = check(cublasLtCreate(&g->handle), "starting");
     if (s == STATUS_OK)
         s = check(cublasLtMatmulPreferenceCreate(&g->preference), "preferences");
-    if (s == STATUS_OK)
-        s = check(
-            cublasLtMatmulPreferenceSetAttribute(
-                g->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space),
-            "the workspace");
     if (s == STATUS_OK)
         s = check(cublasLtMatmulPreferenceSetAttribute(
                       g->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes,
@@ -158,6 +152,11 @@ static status choose_algorithm(cuda_gemm *g, plan *p) {
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
     uint32_t align = (uint32_t)p->align;
+    uint64_t space = (uint64_t)cuda_gemm_space(p->shape.m, p->shape.n);
+    TRY(check(cublasLtMatmulPreferenceSetAttribute(g->preference,
+                                                   CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                   &space, sizeof space),
+              "the workspace"));
     memset(&found, 0, sizeof found);
     for (int i = 0; i < 4; i++)
         TRY(check(cublasLtMatmulPreferenceSetAttribute(g->preference, alignments[i], &align,

@@ -11,7 +11,14 @@
 
 typedef struct cuda_gemm cuda_gemm;
 
-enum { CUDA_GEMM_SPACE = 32 << 20 /* bytes of workspace that a product may use */ };
+enum { CUDA_GEMM_SPACE = 32 << 20 /* bytes of workspace that any product may use */ };
+
+/* The same for a result of m x n: room for sixteen partial sums, where that is less. */
+static inline int64_t cuda_gemm_space(int64_t m, int64_t n) {
+    int64_t bytes = 256 << 10;
+    if (m * n >= CUDA_GEMM_SPACE / 64) return CUDA_GEMM_SPACE;
+    return bytes + 64 * m * n < CUDA_GEMM_SPACE ? bytes + 64 * m * n : CUDA_GEMM_SPACE;
+}
 
 typedef struct cuda_gemm_shape {
     bool ta, tb;   /* A is stored [k,m], B is stored [n,k] */
@@ -30,7 +37,8 @@ void cuda_gemm_describe(const cuda_gemm *g, char *text, size_t bytes);
 /* Asks the library for an algorithm for this shape and keeps it. */
 status cuda_gemm_plan(cuda_gemm *g, const cuda_gemm_shape *s);
 /* Enqueues on `stream` (a cudaStream_t); a shape that was not planned for is asked for now. m, n or
- * k may be 0 (k == 0 without `add` writes zeros). `space`: CUDA_GEMM_SPACE bytes, aligned to 256. */
+ * k may be 0 (k == 0 without `add` writes zeros). `space`: cuda_gemm_space(m, n) bytes, aligned to
+ * 256. */
 status cuda_gemm_run(cuda_gemm *g, void *stream, const cuda_gemm_shape *s, const void *a,
                      const void *b, void *c, void *space);
 

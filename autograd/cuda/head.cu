@@ -68,7 +68,8 @@ static void take(cuda_scratch *s, const head_size *z, head_space *out) {
     out->x = cuda_take(s, rows * z->width * size);
     out->logits = cuda_take(s, rows * z->pitch * size);
     out->dx = cuda_take(s, z->dx ? rows * z->width * size : 0);
-    out->gemm = cuda_take(s, CUDA_GEMM_SPACE);
+    int64_t wide = max_i64(z->vocabulary, z->width);
+    out->gemm = cuda_take(s, cuda_gemm_space(z->dw ? max_i64(rows, z->width) : rows, wide));
 }
 
 /* ---- which rows ---- */
@@ -414,11 +415,11 @@ static cuda_gemm_shape product_selected(dtype type, int64_t rows, int64_t vocabu
     return s;
 }
 
-static void take_selected(cuda_scratch *s, dtype type, int64_t rows, int64_t width,
-                          head_space *out) {
+static void take_selected(cuda_scratch *s, dtype type, int64_t rows, int64_t vocabulary,
+                          int64_t width, head_space *out) {
     *out = {};
     out->x = cuda_take(s, rows * width * dtype_bytes(type));
-    out->gemm = cuda_take(s, CUDA_GEMM_SPACE);
+    out->gemm = cuda_take(s, cuda_gemm_space(rows, vocabulary));
 }
 
 static int64_t most_selected(const op_shape *s) {
@@ -429,7 +430,8 @@ static int64_t most_selected(const op_shape *s) {
 int64_t cuda_logits_scratch(backend *b, const op_shape *shape) {
     cuda_scratch s = {};
     head_space at;
-    take_selected(&s, shape->compute, most_selected(shape), shape->in[LOGITS_W].cols, &at);
+    take_selected(&s, shape->compute, most_selected(shape), shape->in[LOGITS_W].rows,
+                  shape->in[LOGITS_W].cols, &at);
     return s.used;
 }
 
@@ -445,7 +447,7 @@ status cuda_logits_forward(backend *b, const op_call *c) {
     cuda_scratch s = {(char *)c->scratch, 0};
     head_space at;
     if (c->selected == 0) return STATUS_OK;
-    take_selected(&s, c->compute, c->selected, w->cols, &at);
+    take_selected(&s, c->compute, c->selected, w->rows, w->cols, &at);
     TRY(cuda_scratch_check(&s, "logits", c->scratch_bytes));
     gather(b, x, (const int32_t *)c->in[LOGITS_SELECTED].data, c->selected, at.x);
     TRY(CUDA_LAUNCHED(b, "logits: rows"));

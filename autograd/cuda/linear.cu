@@ -193,7 +193,7 @@ static void take(cuda_scratch *s, const linear_size *z, space *out) {
     if (tail) out->x = cuda_take(s, z->rows * depth * size);
     for (int k = 0; k < z->parts; k++)
         out->u[k] = (float *)cuda_take(s, 4 * z->rows * z->rank[k]);
-    out->gemm = cuda_take(s, CUDA_GEMM_SPACE);
+    out->gemm = cuda_take(s, cuda_gemm_space(z->rows, z->stack));
 }
 
 /* y = x W^T, W [n, depth]. */

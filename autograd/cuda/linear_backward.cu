@@ -45,11 +45,12 @@ static int64_t pitch_of(const linear_size *z) {
 }
 
 static void take(cuda_scratch *s, const linear_size *z, uint32_t gradients, space *out) {
-    int64_t size = dtype_bytes(z->type), widest = 0, sums = 0;
+    int64_t size = dtype_bytes(z->type), widest = 0, sums = 0, largest = z->rows;
     int rank = 0;
     bool dx = gradients >> LINEAR_X & 1;
     *out = {};
     for (int k = 0; k < z->parts; k++) {
+        if (gradients >> linear_w(k) & 1) largest = max_i64(largest, z->out[k]);
         if (!z->rank[k]) continue;
         rank = z->rank[k] > rank ? z->rank[k] : rank;
         widest = max_i64(widest, z->rank[k] * z->out[k]);
@@ -64,7 +65,7 @@ static void take(cuda_scratch *s, const linear_size *z, uint32_t gradients, spac
     if (dx && depth_of(z) > z->stack) out->dy = cuda_take(s, z->rows * depth_of(z) * size);
     if (dx && z->dropout)
         out->tile = (float *)cuda_take(s, 4 * min_i64(z->rows, CHUNK) * z->in);
-    out->gemm = cuda_take(s, CUDA_GEMM_SPACE);
+    out->gemm = cuda_take(s, cuda_gemm_space(largest, z->in));
 }
 
 /* ---- products of the library ---- */
