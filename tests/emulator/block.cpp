@@ -80,7 +80,8 @@ static void become(thread *t) {
 static void thread_entry(void);
 
 static bool same_place(const thread *a, const thread *b) {
-    return a->kind == b->kind && a->line == b->line && !strcmp(a->file, b->file);
+    return a->kind == b->kind && a->line == b->line &&
+           (a->file == b->file || !strcmp(a->file, b->file));
 }
 
 /* "31 in __syncwarp at x.cu:12, 32 in ..." */
@@ -223,7 +224,7 @@ int emulator_barrier(emulator_count what, int predicate, const char *file, int l
         for (int i = 0; i < engine.threads; i++) {
             const thread *o = &engine.all[i];
             if (o->state != THREAD_WAITING || o->kind != MEET_BARRIER) continue;
-            if (o->line != line || strcmp(o->file, file))
+            if (o->line != line || (o->file != file && strcmp(o->file, file)))
                 engine_fail(cudaErrorLaunchFailure, file, line,
                             "__syncthreads while others wait in the one at %s:%d", o->file,
                             o->line);
