@@ -149,7 +149,6 @@ static needs needs_of(operation op) {
     case OP_SQUARE_SUM:
         return (needs){cuda_square_sum_scratch, NULL};
     case OP_LOSS_SUM:
-        return (needs){cuda_loss_sum_scratch, NULL};
     default:
         return (needs){NULL, NULL};
     }

@@ -108,7 +108,6 @@ int64_t cuda_head_cross_entropy_scratch(backend *b, const op_shape *shape);
 int64_t cuda_logits_scratch(backend *b, const op_shape *shape);
 int64_t cuda_fake_quant_scratch(backend *b, const op_shape *shape);
 int64_t cuda_square_sum_scratch(backend *b, const op_shape *shape);
-int64_t cuda_loss_sum_scratch(backend *b, const op_shape *shape);
 /* Lets the library choose (heuristics) and loads kernels for these shapes. */
 status cuda_linear_prepare(backend *b, const op_shape *shape);
 status cuda_head_cross_entropy_prepare(backend *b, const op_shape *shape);
