@@ -148,7 +148,6 @@ static needs needs_of(operation op) {
         return (needs){cuda_fake_quant_scratch, NULL};
     case OP_SQUARE_SUM:
         return (needs){cuda_square_sum_scratch, NULL};
-    case OP_LOSS_SUM:
     default:
         return (needs){NULL, NULL};
     }
