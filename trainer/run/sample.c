@@ -65,9 +65,10 @@ static status from_text(const run *r, const char *text, question *q) {
 }
 
 static status ask(const run *r, questions *q) {
-    q->count = wanted(r);
-    q->items = mem_alloc_array(q->count + 1, sizeof *q->items, "samples");
+    size_t count = wanted(r);
+    q->items = mem_alloc_array(count + 1, sizeof *q->items, "samples");
     if (!q->items) return STATUS_MEMORY;
+    q->count = count;
     const config_list *given = &r->c->sample_prompts;
     for (size_t i = 0; i < q->count; i++)
         TRY(given->count ? from_text(r, given->items[i], &q->items[i])
