@@ -95,6 +95,10 @@ typedef struct op_case {
 
     double k_forward, k_backward; /* roundings; 0: 8 */
     double flips;                 /* share of elements; 0: 0.01; 1: not checked */
+    /* the same for outputs and gradients in C on the card, whose products take 16-bit operands
+     * only, so that what lies between two of them is rounded to C: `flips` is not checked there;
+     * 0: as elsewhere */
+    double card_k_forward, card_k_backward;
 } op_case;
 
 /* Runs one case; fails the running cmocka test with suite, case, type, operand and element. */

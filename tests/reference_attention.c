@@ -137,6 +137,10 @@ static op_case case_of(const char *name, sizes s, const int32_t *starts, int64_t
          * the backward sums over the group's rows as well */
         .k_forward = 32 + s.dim / 4,
         .k_backward = 64 + s.dim / 2,
+        /* the weights are rounded in front of the values; in the backward so are dS, and delta
+         * comes from a y that is */
+        .card_k_forward = 4,
+        .card_k_backward = 12,
     };
 }
 
@@ -166,6 +170,24 @@ static void run_training(const op_suite *suite) {
     op_test(suite, &c);
     c = case_of("no document", (sizes){2, 1, 16}, (int32_t[]){0}, 0, 7);
     op_test(suite, &c);
+}
+
+/* Documents of several tiles of keys and queries, for each width that tensor cores work in, so
+ * that every stage of a pipeline is used again. */
+static void run_tiles(const op_suite *suite) {
+    static const int32_t starts[] = {0, 1, 150, 163};
+    static const sizes all[] = {{2, 1, 32}, {1, 1, 64},  {1, 1, 80},
+                                {1, 1, 96}, {1, 1, 128}, {1, 1, 256}};
+    for (int i = 0; i < 6; i++) {
+        op_case c = case_of("several tiles", all[i], starts, 3, i);
+        c.types = 1u << DTYPE_BF16;
+        op_test(suite, &c);
+        if (all[i].dim != 64) continue;
+        c.name = "several tiles, window and soft cap";
+        c.types = 1u << DTYPE_F16;
+        c.attr.attention.window = 70, c.attr.attention.softcap = 4;
+        op_test(suite, &c);
+    }
 }
 
 static void run_variations(const op_suite *suite) {
@@ -202,6 +224,7 @@ static void run_cache(const op_suite *suite) {
 
 static void run(const op_suite *suite) {
     run_training(suite);
+    run_tiles(suite);
     run_variations(suite);
     run_cache(suite);
 }

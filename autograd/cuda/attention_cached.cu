@@ -123,6 +123,7 @@ static __device__ void finish(const attention_args &a, const decode_team<T, D> &
         UNROLL
         for (int i = 0; i < shape::per; i++)
             to[(i / N * LANES + lane) * N + i % N] = w.out[h][i];
+        if (lane) continue;
         stats[2 * (warp * shape::heads + h)] = w.max[h];
         stats[2 * (warp * shape::heads + h) + 1] = w.sum[h];
     }

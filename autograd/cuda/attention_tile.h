@@ -194,6 +194,7 @@ static __device__ __forceinline__ void tile_store(unsigned char *space, int at,
                                                   const float o[COLS / 8][4], T *to,
                                                   int64_t stride, int n, int dim) {
     int lane = threadIdx.x % WARP, row = lane / 4, pair = lane % 4 * 4;
+    __syncwarp(); /* other lanes read what stood there */
     UNROLL
     for (int c = 0; c < COLS / 8; c++) {
         *(uint32_t *)(space + at + tile_at<D>(row, c) + pair) = tile_pack<T>(o[c][0], o[c][1]);
@@ -207,7 +208,6 @@ static __device__ __forceinline__ void tile_store(unsigned char *space, int at,
             *(uint4 *)(to + r * stride + c * TILE_CHUNK) =
                 *(const uint4 *)(space + at + tile_at<D>(r, c));
     }
-    __syncwarp();
 }
 
 #endif
