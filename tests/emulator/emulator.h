@@ -14,7 +14,8 @@
  *   EMULATOR_MEMORY   bytes of device memory (default 4 GiB)
  *   EMULATOR_DEVICES  number of cards (default 1)
  *   EMULATOR_CAPABILITY  80, 86, 89 or 90 (default)
- *   EMULATOR_DRIVER   the driver's version (default 13000) */
+ *   EMULATOR_DRIVER   the driver's version (default 13000)
+ *   EMULATOR_TRAFFIC  1: emulator_traffic_print at the end */
 #ifndef NIBBLE_TESTS_EMULATOR_EMULATOR_H
 #define NIBBLE_TESTS_EMULATOR_EMULATOR_H
 
@@ -48,11 +49,12 @@ typedef struct emulator_counts {
 } emulator_counts;
 emulator_counts emulator_count_all(void);
 
-/* How accesses were put together, of the first blocks of each launch (traffic.h); only in the
- * build with the detector. `least`: the fewest that could move the same bytes. */
+/* How accesses were put together, of the first blocks of the first launches of a kernel
+ * (traffic.h); only in the build with the detector. `least`: the fewest that could move the same
+ * bytes. */
 typedef struct emulator_traffic {
     char kernel[96];
-    int64_t blocks;
+    int64_t launches, blocks;                 /* all; those that were counted */
     int64_t read_sectors, least_read_sectors; /* of 32 bytes, global */
     int64_t write_sectors, least_write_sectors;
     int64_t shared_wavefronts, least_shared_wavefronts;

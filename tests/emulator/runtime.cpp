@@ -100,6 +100,7 @@ static void read_environment(void) {
     emulator_settings.driver = CUDART_VERSION;
     for (const char *name : names)
         if (getenv(name)) set_one(name, getenv(name));
+    if (getenv("EMULATOR_TRAFFIC")) atexit(emulator_traffic_print);
 }
 
 void emulator_set(const char *name, const char *value) {

@@ -33,7 +33,7 @@ struct CUstream_st {
 
 static std::vector<CUstream_st *> streams;
 static std::vector<CUevent_st *> events;
-static uint64_t launch_number; /* goes on over resets: shadows remember it */
+static uint64_t launch_number;             /* goes on over resets: shadows remember it */
 static thread_local bool in_host_function; /* which may not call the runtime */
 
 /* ---- running ---- */

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { BLOCKS_COUNTED = 4 };
+enum { BLOCKS_COUNTED = 4 /* of a launch */, LAUNCHES_COUNTED = 32 /* of a kernel */ };
 
 struct record {
     const void *place;
@@ -23,7 +23,8 @@ struct record {
 };
 
 static std::map<std::string, emulator_traffic> kernels;
-static emulator_traffic *counted; /* of the running kernel; NULL: this block is not counted */
+static emulator_traffic *kernel;  /* that runs */
+static emulator_traffic *counted; /* NULL: this block is not counted */
 static std::vector<record> records[WARPS_MOST];
 static std::map<std::pair<const void *, int>, uint32_t> turns[WARPS_MOST];
 static uint64_t launch_counted;
@@ -89,12 +90,16 @@ void traffic_flush(int warp) {
 }
 
 void traffic_block_begins(void) {
+    if (launch_counted != engine.now->number) {
+        launch_counted = engine.now->number;
+        blocks_counted = 0;
+        kernel = &kernels[engine.now->name];
+        snprintf(kernel->kernel, sizeof kernel->kernel, "%.95s", engine.now->name.c_str());
+        kernel->launches++;
+    }
     counted = NULL;
-    if (launch_counted != engine.now->number) blocks_counted = 0;
-    launch_counted = engine.now->number;
-    if (blocks_counted++ >= BLOCKS_COUNTED) return;
-    counted = &kernels[engine.now->name];
-    snprintf(counted->kernel, sizeof counted->kernel, "%.95s", engine.now->name.c_str());
+    if (blocks_counted++ >= BLOCKS_COUNTED || kernel->launches > LAUNCHES_COUNTED) return;
+    counted = kernel;
     counted->blocks++;
 }
 
@@ -114,6 +119,7 @@ int emulator_traffic_of(const char *kernel, emulator_traffic *out) {
         if (k.first.find(kernel) == std::string::npos) continue;
         const emulator_traffic *t = &k.second;
         if (!found++) memcpy(out->kernel, t->kernel, sizeof out->kernel);
+        out->launches += t->launches;
         out->blocks += t->blocks;
         out->read_sectors += t->read_sectors;
         out->least_read_sectors += t->least_read_sectors;
