@@ -1,37 +1,12 @@
 /* schedule.c: unrolls a program: forward over all layers, then recompute and backward in
- * reverse. What to store is store.c's decision; where things go is place.c's. */
+ * reverse, each by unroll.c. What to store is store.c's decision; where things go is place.c's. */
 #include "autograd/schedule.h"
 #include "autograd/store.h"
+#include "autograd/unroll.h"
 #include "common/alloc.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* One layer of the unrolled program. */
-typedef struct instance {
-    const template_ *t;
-    const section *s;
-    const binding *b;
-    int16_t section;
-    int32_t binding;
-    activation_mode mode;
-    derivation d;                 /* count 0: no backward */
-    bool *stored;                 /* [slots] kept from forward to backward */
-    bool *rerun;                  /* [records] recomputed before the backward */
-    buffer_id *value;             /* [slots] */
-    bool *skipped;                /* [records] run by the backward, or after it */
-    int32_t first_step, end_step; /* forward */
-    int32_t backward_first;
-} instance;
-
-typedef struct unroll {
-    schedule *out;
-    const program *p;
-    backend *b;
-    instance *items;
-    int count;
-    status failed;
-} unroll;
 
 int program_layers(const program *p) {
     size_t n = 0;
@@ -39,165 +14,11 @@ int program_layers(const program *p) {
     return (int)n;
 }
 
-static bool good(unroll *u, status s) {
-    if (u->failed == STATUS_OK) u->failed = s;
-    return u->failed == STATUS_OK;
-}
-
-/* ---- buffers ---- */
-static buffer_id add_buffer(unroll *u, mem_class class, tensor_format f, int32_t first) {
-    schedule *s = u->out;
-    if (mem_grow(&s->buffers, &s->buffer_capacity, s->buffer_count + 1, sizeof *s->buffers,
-                 "buffers")) {
-        good(u, STATUS_MEMORY);
-        return REF_NONE;
-    }
-    buffer b = {.class = class,
-                .format = f,
-                .follows_batch = f.rows == 0,
-                .first = first,
-                .last = first,
-                .host_offset = -1};
-    if (b.follows_batch) b.format.rows = u->p->capacity;
-    good(u, format_bytes(&b.format, &b.bytes));
-    s->buffers[s->buffer_count] = b;
-    return (buffer_id)s->buffer_count++;
-}
-
-static void touch(unroll *u, buffer_id id, int32_t at) {
-    if (id < 0) return;
-    buffer *b = &u->out->buffers[id];
-    if (at > b->last) b->last = at;
-    if (at < b->first) b->first = at;
-}
-
-static int32_t now(const unroll *u) {
-    return (int32_t)u->out->step_count;
-}
-
-static step *add_step(unroll *u, instance *it, int r, phase ph) {
-    schedule *s = u->out;
-    if (mem_grow(&s->steps, &s->step_capacity, s->step_count + 1, sizeof *s->steps, "steps")) {
-        good(u, STATUS_MEMORY);
-        return NULL;
-    }
-    step *e = &s->steps[s->step_count++];
-    memset(e, 0, sizeof *e);
-    e->op = it->t->records[r].op;
-    e->phase = ph;
-    e->section = it->section;
-    e->binding = it->binding;
-    e->record = r;
-    e->layer = it->b->layer;
-    e->attr = &it->t->records[r].attr;
-    for (int i = 0; i < OP_INPUTS; i++) e->in[i] = e->gin[i] = REF_NONE;
-    for (int i = 0; i < OP_OUTPUTS; i++) e->out[i] = e->gout[i] = REF_NONE;
-    e->scratch = REF_NONE;
-    return e;
-}
-
-/* What a slot refers to: parameter, program input, or the instance's buffer. */
-static buffer_id resolve(unroll *u, instance *it, slot_id s) {
-    if (s < 0) return REF_NONE;
-    const slot *q = &it->t->slots[s];
-    if (q->kind == SLOT_PARAMETER) {
-        parameter_id id = it->b->parameters[q->index];
-        return id < 0 ? REF_NONE : ref_parameter(id);
-    }
-    if (q->kind == SLOT_INPUT) return u->out->inputs[q->index];
-    return it->value[s];
-}
-
-static void touch_all(unroll *u, const step *e, int32_t at) {
-    for (int i = 0; i < OP_INPUTS; i++) touch(u, e->in[i], at), touch(u, e->gin[i], at);
-    for (int i = 0; i < OP_OUTPUTS; i++) touch(u, e->out[i], at), touch(u, e->gout[i], at);
-}
-
-/* ---- forward and recompute ---- */
-
-/* Whether record r's in-place output may overwrite its input now. */
-static bool overwrites(const instance *it, int r, bool recompute) {
-    const record *rec = &it->t->records[r];
-    const operation_row *row = operation_get(rec->op);
-    if (row->in_place_out < 0) return false;
-    slot_id in = rec->in[row->in_place_in];
-    if (in < 0 || in == it->t->carry_out || rec->out[row->in_place_out] < 0) return false;
-    const slot *q = &it->t->slots[in];
-    if (q->kind != SLOT_ACTIVATION || q->output || it->stored[in]) return false;
-    if (rec->op == OP_ROPE && (rec->in[ROPE_Q_NORM] >= 0 || rec->in[ROPE_K_NORM] >= 0))
-        return false;
-    if (recompute && it->d.needed[in]) return false;
-    for (size_t i = 0; i < it->t->record_count; i++) {
-        if ((int)i == r || (recompute && !it->rerun[i])) continue;
-        for (int k = 0; k < OP_INPUTS; k++)
-            if (it->t->records[i].in[k] == in && ((int)i > r || recompute)) return false;
-    }
-    return true;
-}
-
-static void emit_forward(unroll *u, instance *it, int r, phase ph) {
-    const record *rec = &it->t->records[r];
-    const operation_row *row = operation_get(rec->op);
-    int32_t at = now(u);
-    bool in_place = overwrites(it, r, ph == PHASE_RECOMPUTE);
-    step *e = add_step(u, it, r, ph);
-    if (!e) return;
-    step built = *e; /* add_buffer does not move steps, but keep the writes together */
-    for (int k = 0; k < row->inputs; k++) built.in[k] = resolve(u, it, rec->in[k]);
-    for (int o = 0; o < row->outputs; o++) {
-        slot_id s = rec->out[o];
-        if (s < 0) continue;
-        if (in_place && o == row->in_place_out)
-            it->value[s] = built.in[row->in_place_in];
-        else
-            it->value[s] = add_buffer(u, MEM_ACTIVATION, it->t->slots[s].format, at);
-        built.out[o] = it->value[s];
-    }
-    u->out->steps[at] = built;
-    touch_all(u, &built, at);
-}
-
-/* Records that the backward runs itself (fused) and those that read their results wait for it.
- */
-static void find_skipped(instance *it) {
-    for (size_t b = 0; b < it->d.count; b++) {
-        int r = it->d.records[b].record;
-        if (operation_get(it->t->records[r].op)->fused_backward) it->skipped[r] = true;
-    }
-    for (size_t r = 0; r < it->t->record_count; r++)
-        for (int k = 0; k < OP_INPUTS; k++) {
-            slot_id s = it->t->records[r].in[k];
-            int producer = s >= 0 ? it->t->slots[s].producer : -1;
-            if (producer >= 0 && it->skipped[producer]) it->skipped[r] = true;
-        }
-}
-
-static void forward(unroll *u, int i) {
-    instance *it = &u->items[i];
-    it->first_step = now(u);
-    if (it->t->carry_in >= 0) {
-        const instance *before = i ? &u->items[i - 1] : NULL;
-        if (!before || before->t->carry_out < 0) {
-            good(u, status_fail(STATUS_INTERNAL,
-                                "program %s: template %s wants a carry, none is handed over",
-                                u->p->name, it->t->name));
-            return;
-        }
-        it->value[it->t->carry_in] = before->value[before->t->carry_out];
-    }
-    for (size_t s = 0; s < it->t->slot_count; s++)
-        if (it->t->slots[s].kind == SLOT_CACHE)
-            it->value[s] = add_buffer(u, MEM_CACHE, it->t->slots[s].format, 0);
-    for (size_t r = 0; r < it->t->record_count; r++)
-        if (!it->skipped[r]) emit_forward(u, it, (int)r, PHASE_FORWARD);
-    it->end_step = now(u);
-}
-
 /* ---- offloading ---- */
 static void add_move(unroll *u, move m) {
     schedule *s = u->out;
     if (mem_grow(&s->moves, &s->move_capacity, s->move_count + 1, sizeof *s->moves, "moves")) {
-        good(u, STATUS_MEMORY);
+        unroll_good(u, STATUS_MEMORY);
         return;
     }
     s->moves[s->move_count++] = m;
@@ -220,11 +41,11 @@ static void offload(unroll *u, instance *it, int32_t fence, int32_t back_at,
             continue;
         }
         tensor_format f = it->t->slots[s].format;
-        buffer_id back = add_buffer(u, MEM_ACTIVATION, f, back_at);
+        buffer_id back = unroll_buffer(u, MEM_ACTIVATION, f, back_at);
         if (back < 0) return;
         u->out->buffers[v].host_offset = 0; /* placed later */
-        touch(u, v, fence - 1);
-        touch(u, back, back_until);
+        unroll_touch(u, v, fence - 1);
+        unroll_touch(u, back, back_until);
         restored[s] = back;
         add_move(u,
                  (move){.at = it->end_step, .until = fence, .from = v, .to = v, .out = true});
@@ -232,86 +53,6 @@ static void offload(unroll *u, instance *it, int32_t fence, int32_t back_at,
             u,
             (move){.at = back_at, .until = back_until, .from = v, .to = back, .out = false});
     }
-}
-
-/* ---- backward ---- */
-static bool shares_gradient(const instance *it, slot_id s) {
-    for (size_t q = 0; q < it->t->slot_count; q++)
-        if ((slot_id)q != s && it->d.gradient_as[q] == s) return true;
-    return it->d.gradient_as[s] != s;
-}
-
-/* The buffer that input k's gradient goes to. */
-static buffer_id gradient_buffer(unroll *u, instance *it, const backward_record *b, int k,
-                                 step *e, buffer_id *g) {
-    const record *rec = &it->t->records[b->record];
-    const operation_row *row = operation_get(rec->op);
-    slot_id s = rec->in[k];
-    const slot *q = &it->t->slots[s];
-    if (q->kind == SLOT_PARAMETER)
-        return ref_parameter(u->p->table->items[it->b->parameters[q->index]].gradient);
-    slot_id root = it->d.gradient_as[s];
-    if (g[root] != REF_NONE) return g[root];
-    if (k == row->in_place_gin && !(b->add >> k & 1)) {
-        slot_id out = rec->out[row->in_place_gout];
-        if (out >= 0 && (b->gout >> row->in_place_gout & 1) && !shares_gradient(it, out) &&
-            !(rec->op == OP_ROPE && rec->in[ROPE_Q_NORM] >= 0) &&
-            !(rec->op == OP_ROPE && rec->in[ROPE_K_NORM] >= 0))
-            return g[root] = e->gout[row->in_place_gout];
-    }
-    tensor_format f = q->format;
-    if (f.rows) { /* does not follow the batch: a gradient of weights, summed in f32 */
-        f = format_of(DTYPE_F32, f.rows, f.cols);
-        e->zero |= 1u << k;
-        e->add |= 1u << k;
-    }
-    return g[root] = add_buffer(u, MEM_ACTIVATION, f, now(u) - 1);
-}
-
-static void emit_backward(unroll *u, instance *it, const backward_record *b, buffer_id *g) {
-    const record *rec = &it->t->records[b->record];
-    const operation_row *row = operation_get(rec->op);
-    int32_t at = now(u);
-    step *e = add_step(u, it, b->record, PHASE_BACKWARD);
-    if (!e) return;
-    step built = *e;
-    built.add = b->add;
-    for (int k = 0; k < row->inputs; k++) {
-        slot_id s = rec->in[k];
-        if (s < 0) continue;
-        slot_kind kind = it->t->slots[s].kind;
-        if (kind == SLOT_PARAMETER || kind == SLOT_INPUT || it->d.needed[s])
-            built.in[k] = resolve(u, it, s);
-    }
-    for (int o = 0; o < row->outputs; o++) {
-        slot_id s = rec->out[o];
-        if (s < 0) continue;
-        if (row->fused_backward)
-            it->value[s] = add_buffer(u, MEM_ACTIVATION, it->t->slots[s].format, at);
-        if (row->fused_backward || ((row->reads_outputs >> o & 1) && it->d.needed[s]))
-            built.out[o] = it->value[s];
-        if (b->gout >> o & 1) built.gout[o] = g[it->d.gradient_as[s]];
-    }
-    for (int k = 0; k < row->inputs; k++)
-        if (b->gin >> k & 1) built.gin[k] = gradient_buffer(u, it, b, k, &built, g);
-    u->out->steps[at] = built;
-    touch_all(u, &built, at);
-}
-
-/* Returns the gradient of the instance's carry, REF_NONE if nothing flows on. */
-static buffer_id backward(unroll *u, instance *it, buffer_id incoming, buffer_id *g) {
-    for (size_t s = 0; s < it->t->slot_count; s++) g[s] = REF_NONE;
-    if (it->t->carry_out >= 0) g[it->d.gradient_as[it->t->carry_out]] = incoming;
-    for (size_t r = 0; r < it->t->record_count; r++)
-        if (it->rerun[r]) emit_forward(u, it, (int)r, PHASE_RECOMPUTE);
-    for (size_t b = 0; b < it->d.count; b++) {
-        emit_backward(u, it, &it->d.records[b], g);
-        int fused = it->d.records[b].record;
-        if (!it->skipped[fused]) continue;
-        for (size_t r = 0; r < it->t->record_count; r++)
-            if (it->skipped[r] && (int)r != fused) emit_forward(u, it, (int)r, PHASE_FORWARD);
-    }
-    return it->t->carry_in >= 0 ? g[it->d.gradient_as[it->t->carry_in]] : REF_NONE;
 }
 
 /* ---- the whole ---- */
@@ -353,6 +94,21 @@ static status open_instances(unroll *u, const activation_mode *modes) {
     return STATUS_OK;
 }
 
+/* Records that the backward runs itself (fused) and those that read their results wait for it.
+ */
+static void find_skipped(instance *it) {
+    for (size_t b = 0; b < it->d.count; b++) {
+        int r = it->d.records[b].record;
+        if (operation_get(it->t->records[r].op)->fused_backward) it->skipped[r] = true;
+    }
+    for (size_t r = 0; r < it->t->record_count; r++)
+        for (int k = 0; k < OP_INPUTS; k++) {
+            slot_id s = it->t->records[r].in[k];
+            int producer = s >= 0 ? it->t->slots[s].producer : -1;
+            if (producer >= 0 && it->skipped[producer]) it->skipped[r] = true;
+        }
+}
+
 /* Derives every layer's backward, from the last to the first: a layer gets a gradient from
  * above only if one flows, and hands one down only if something below is trainable. */
 static status derive_all(unroll *u) {
@@ -387,15 +143,15 @@ static void backward_all(unroll *u) {
         if (u->items[i].t->slot_count > widest) widest = u->items[i].t->slot_count;
     buffer_id *g = mem_alloc_array(2 * widest, sizeof *g, "an unrolled program");
     if (!g) {
-        good(u, STATUS_MEMORY);
+        unroll_good(u, STATUS_MEMORY);
         return;
     }
     buffer_id *restored = g + widest, flow = REF_NONE;
-    int32_t previous = now(u); /* first backward step of the layer above */
+    int32_t previous = unroll_now(u); /* first backward step of the layer above */
     for (int i = u->count; i-- > 0 && u->failed == STATUS_OK;) {
         instance *it = &u->items[i];
         if (!it->d.count) continue;
-        int32_t mine = now(u);
+        int32_t mine = unroll_now(u);
         if (it->mode == ACTIVATIONS_OFFLOAD && it->t->carry_in >= 0) {
             int32_t fence = i + 1 < u->count ? u->items[i + 1].end_step : it->end_step;
             if (fence > previous) fence = previous;
@@ -404,7 +160,7 @@ static void backward_all(unroll *u) {
             for (size_t s = 0; gains && s < it->t->slot_count; s++)
                 if (restored[s] >= 0) it->value[s] = restored[s];
         }
-        flow = backward(u, it, flow, g);
+        flow = unroll_backward(u, it, flow, g);
         previous = mine;
     }
     mem_free(g);
@@ -421,7 +177,7 @@ static void finish(unroll *u) {
     schedule *s = u->out;
     int32_t *open = mem_alloc_array(u->p->table->page_count + 1, sizeof *open, "page uses");
     if (!open) {
-        good(u, STATUS_MEMORY);
+        unroll_good(u, STATUS_MEMORY);
         return;
     }
     for (size_t i = 0; i < u->p->table->page_count; i++) open[i] = -1;
@@ -439,7 +195,7 @@ static void finish(unroll *u) {
             if (!same) {
                 if (mem_grow(&s->uses, &s->use_capacity, s->use_count + 1, sizeof *s->uses,
                              "page uses")) {
-                    good(u, STATUS_MEMORY);
+                    unroll_good(u, STATUS_MEMORY);
                     break;
                 }
                 at = open[pg] = (int32_t)s->use_count++;
@@ -452,7 +208,7 @@ static void finish(unroll *u) {
         step_shape(s, u->p, (size_t)n, u->p->capacity, &shape);
         int64_t bytes = u->b->table->scratch(u->b, &shape);
         if (bytes > 0) {
-            buffer_id id = add_buffer(u, MEM_WORKSPACE, format_of(DTYPE_U8, 1, bytes), n);
+            buffer_id id = unroll_buffer(u, MEM_WORKSPACE, format_of(DTYPE_U8, 1, bytes), n);
             s->steps[n].scratch = id;
         }
     }
@@ -467,17 +223,17 @@ static void keep_outputs(unroll *u) {
         for (size_t k = 0; k < u->items[i].t->slot_count; k++) {
             const slot *q = &u->items[i].t->slots[k];
             buffer_id v = u->items[i].value[k];
-            if (q->kind == SLOT_CACHE) touch(u, v, now(u));
+            if (q->kind == SLOT_CACHE) unroll_touch(u, v, unroll_now(u));
             if (!q->output || v < 0) continue;
-            touch(u, v, now(u));
+            unroll_touch(u, v, unroll_now(u));
             if (mem_grow(&s->outputs, &s->output_capacity, s->output_count + 1,
                          sizeof *s->outputs, "outputs")) {
-                good(u, STATUS_MEMORY);
+                unroll_good(u, STATUS_MEMORY);
                 return;
             }
             void *names = mem_resize(s->output_names, (s->output_count + 1) * 24, "outputs");
             if (!names) {
-                good(u, STATUS_MEMORY);
+                unroll_good(u, STATUS_MEMORY);
                 return;
             }
             s->output_names = names;
@@ -495,8 +251,8 @@ status schedule_make(schedule *out, const program *p, backend *b,
     if (s == STATUS_OK) s = derive_all(&u);
     if (s == STATUS_OK) {
         for (size_t i = 0; i < p->input_count; i++)
-            out->inputs[i] = add_buffer(&u, MEM_INPUT, p->inputs[i].format, 0);
-        for (int i = 0; i < u.count && u.failed == STATUS_OK; i++) forward(&u, i);
+            out->inputs[i] = unroll_buffer(&u, MEM_INPUT, p->inputs[i].format, 0);
+        for (int i = 0; i < u.count && u.failed == STATUS_OK; i++) unroll_forward(&u, i);
         if (u.failed == STATUS_OK && p->backward) backward_all(&u);
         if (u.failed == STATUS_OK) keep_outputs(&u);
         if (u.failed == STATUS_OK) finish(&u);
