@@ -16,7 +16,7 @@ typedef struct arena {
 
 status arena_open(arena *a, backend *b, bool host, int64_t bytes, bool pattern);
 void arena_close(arena *a);
-/* Last byte written + 1 on a patterned arena that the CPU can read. */
+/* Last byte written + 1 on a patterned arena; -1 where the device fails. */
 int64_t arena_high_water(const arena *a);
 
 #endif

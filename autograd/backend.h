@@ -53,6 +53,9 @@ typedef struct backend_table {
      */
     status (*prepare)(backend *b, const op_shape *shape);
 
+    /* Measures the rates once, in at most half a second. */
+    status (*measure)(backend *b, dtype compute, backend_rates *rates);
+
     /* Enqueues on `q` (IN or OUT) after `after`; the event passes when the bytes are there. */
     event (*copy)(backend *b, queue q, void *to, const void *from, int64_t bytes, event after);
     event (*read)(backend *b, queue q, const file *f, int64_t offset, void *to, int64_t bytes,
@@ -88,8 +91,19 @@ status backend_cpu_open(backend **out, int threads);
  * one, no card, one without bf16 products (compute capability below 8.0), or a build without
  * CUDA. Memory is measured when everything that the driver and the libraries load is loaded. */
 status backend_cuda_open(backend **out);
+/* Whether there is a driver and a card at all, whatever they are. */
+bool backend_cuda_present(void);
+
+/* What --device and --threads ask for. auto: the card where there is one that can be used, else
+ * the CPU, with a line in the log when a card is left out. */
+typedef enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } device_choice;
+typedef struct device_request {
+    device_choice choice;
+    int threads; /* of the CPU; 0: as many as there are cores */
+} device_request;
+status backend_open(backend **out, const device_request *q);
 status backend_rehearsal_open(backend **out, const backend *like);
-/* Measures the rates once, in at most half a second. */
+/* The table's, zeroed first. */
 status backend_measure(backend *b, dtype compute, backend_rates *rates);
 
 #endif

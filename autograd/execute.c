@@ -64,10 +64,10 @@ status engine_open(engine **out, backend *b, const plan *p, const file *disk) {
     e->profile =
         mem_alloc_array((size_t)p->program_count + 1, sizeof *e->profile, "the engine");
     status s = e->last_rows && e->profile ? STATUS_OK : STATUS_MEMORY;
+    if (s == STATUS_OK) s = prepare_all(e); /* what libraries load comes before the arenas */
     if (s == STATUS_OK) s = arena_open(&e->device, b, false, p->device_bytes, b->pattern);
     if (s == STATUS_OK) s = arena_open(&e->host, b, true, p->host_bytes, b->pattern);
     if (s == STATUS_OK) s = pager_open(&e->pager, b, p, e->device.base, e->host.base, disk);
-    if (s == STATUS_OK) s = prepare_all(e);
     if (s != STATUS_OK) {
         engine_close(e);
         *out = NULL;

@@ -199,6 +199,7 @@ static const backend_table cpu_table = {
     .release = cpu_release,
     .scratch = cpu_scratch,
     .prepare = cpu_prepare,
+    .measure = cpu_measure,
     .copy = cpu_copy,
     .read = cpu_read,
     .mark = cpu_mark,

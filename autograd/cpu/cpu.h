@@ -95,6 +95,9 @@ status cpu_loss_sum_forward(backend *b, const op_call *call);
 status cpu_square_sum_forward(backend *b, const op_call *call);
 status cpu_adamw_forward(backend *b, const op_call *call);
 
+/* measure.c */
+status cpu_measure(backend *b, dtype compute, backend_rates *rates);
+
 /* Bytes of scratch per call; operations that are not named here need none. */
 int64_t cpu_linear_scratch(backend *b, const op_shape *shape);
 int64_t cpu_attention_scratch(backend *b, const op_shape *shape);

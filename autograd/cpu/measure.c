@@ -1,4 +1,4 @@
-/* measure.c: backend_measure: how fast matrix products and copies are, for predictions.
+/* measure.c: how fast matrix products and copies are, for predictions.
  *
  * Random operands (zeros run faster than real numbers), the best of a few runs, about 0.3 s in
  * all. */
@@ -91,11 +91,7 @@ static status measure_copy(backend *b, double *all, double *queued) {
     return STATUS_OK;
 }
 
-status backend_measure(backend *b, dtype compute, backend_rates *rates) {
-    *rates = (backend_rates){0};
-    if (strcmp(b->table->name, "cpu"))
-        return status_fail(STATUS_INTERNAL, "rates of the back end %s are not measured",
-                           b->table->name);
+status cpu_measure(backend *b, dtype compute, backend_rates *rates) {
     TRY(measure_product(b, compute, &rates->gemm_flops));
     return measure_copy(b, &rates->copy_bytes, &rates->host_bytes);
 }

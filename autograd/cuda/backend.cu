@@ -214,6 +214,16 @@ static status no_card(cudaError_t e) {
                        e == cudaSuccess ? "the driver shows none" : cudaGetErrorString(e));
 }
 
+bool backend_cuda_present(void) {
+    int count = 0;
+    cudaError_t e = cudaGetDeviceCount(&count);
+    cudaGetLastError();
+    /* a driver that is too old hides its cards and says so */
+    int driver = 0;
+    if (e == cudaErrorInsufficientDriver) cudaDriverGetVersion(&driver);
+    return driver > 0 || (e == cudaSuccess && count > 0);
+}
+
 static status look_at_card(cuda_backend *c) {
     int count = 0, major = 0, minor = 0, shared = 0;
     cudaError_t e = cudaGetDeviceCount(&count);
@@ -319,6 +329,7 @@ static void make_table(backend_table *t) {
     t->release = cuda_release;
     t->scratch = cuda_scratch;
     t->prepare = cuda_prepare;
+    t->measure = cuda_measure;
     t->copy = cuda_copy;
     t->read = cuda_read;
     t->mark = cuda_mark;

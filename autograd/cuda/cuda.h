@@ -23,8 +23,8 @@ extern "C" {
 #include <cuda_runtime.h>
 
 enum {
-    CUDA_ALIGN = 256,       /* bytes; of every planned address */
-    CUDA_EVENTS = 256,      /* per queue: marks that may be waited for at a time */
+    CUDA_ALIGN = 256,  /* bytes; of every planned address */
+    CUDA_EVENTS = 256, /* per queue: marks that may be waited for at a time */
 };
 
 typedef struct cuda_staging cuda_staging; /* transfer.cu */
@@ -74,6 +74,9 @@ event cuda_read(backend *b, queue q, const file *f, int64_t offset, void *to, in
                 event after);
 /* The first failure of a file's reading so far, with its message. */
 status cuda_staging_failure(cuda_backend *c);
+
+/* measure.cu */
+status cuda_measure(backend *b, dtype compute, backend_rates *rates);
 
 /* Queues, backend.cu: q's next work comes after `after`; a point in q now. */
 void cuda_order(backend *b, queue q, event after);

@@ -59,12 +59,12 @@ enum { BENCH_RESIDENT, BENCH_HOST, BENCH_DISK, BENCH_PLACES };
 /* Training steps of the model in `folder` under each configuration, turn about, and loading it
  * against reading it (steps.c). */
 status bench_steps(bench_report *r, const char *folder, const config configs[BENCH_PLACES],
-                   int threads, const bench_shape *s);
+                   const device_request *device, const bench_shape *s);
 /* Steps of the run that a configuration describes, max_steps or a few, of which the first does
  * not count (job.c). The plan goes to the log; with `table` the profile goes to
  * stdout too. */
-status bench_job(bench_report *r, const config *c, const char *model_folder, int threads,
-                 bool table);
+status bench_job(bench_report *r, const config *c, const char *model_folder,
+                 const device_request *device, bool table);
 /* Bytes per second of encoding a file's text with a folder's tokenizer, on one thread (text.c).
  */
 status bench_tokenizer(bench_report *r, const char *folder, const char *file, int rounds);

@@ -54,10 +54,10 @@ static status measure(bench_report *r, run *x, bool table) {
     return r->profile ? STATUS_OK : STATUS_MEMORY;
 }
 
-status bench_job(bench_report *r, const config *c, const char *model_folder, int threads,
-                 bool table) {
+status bench_job(bench_report *r, const config *c, const char *model_folder,
+                 const device_request *device, bool table) {
     run x = {0};
-    train_request q = {.model_folder = model_folder, .threads = threads};
+    train_request q = {.model_folder = model_folder, .device = *device};
     status s = train_open(&x, c, &q);
     if (s == STATUS_OK) s = measure(r, &x, table);
     if (s == STATUS_OK) x.s.b->table->describe(x.s.b, r->device, sizeof r->device);

@@ -60,11 +60,11 @@ typedef struct placement {
     optimizer_state state;
 } placement;
 
-static status placement_open(placement *p, const char *folder, const config *c, int threads,
-                             const tokens *t) {
+static status placement_open(placement *p, const char *folder, const config *c,
+                             const device_request *device, const tokens *t) {
     session_request q = {.model_folder = folder,
                          .train = true,
-                         .threads = threads,
+                         .device = *device,
                          .programs =
                              1u << PROGRAM_TRAIN | 1u << PROGRAM_NORM | 1u << PROGRAM_UPDATE,
                          .train_capacity = t->micro.tokens,
@@ -156,14 +156,14 @@ static status measure_loading(bench_report *r, placement *p) {
 }
 
 status bench_steps(bench_report *r, const char *folder, const config configs[BENCH_PLACES],
-                   int threads, const bench_shape *z) {
+                   const device_request *device, const bench_shape *z) {
     placement *p = mem_alloc_array(BENCH_PLACES, sizeof *p, "the benchmark");
     tokens t;
     double warm_up;
     status s = tokens_open(&t, z);
     if (!p) s = STATUS_MEMORY;
     for (int i = 0; i < BENCH_PLACES && s == STATUS_OK; i++)
-        s = placement_open(&p[i], folder, &configs[i], threads, &t);
+        s = placement_open(&p[i], folder, &configs[i], device, &t);
     for (int i = 0; i < z->step_rounds && s == STATUS_OK; i++)
         s = measure_loading(r, &p[BENCH_RESIDENT]);
     for (int i = 0; i < BENCH_PLACES && s == STATUS_OK; i++)

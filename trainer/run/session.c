@@ -8,7 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { OUTSIDE_BYTES = 64 << 20 /* libraries' code and heaps, measured on an empty run */ };
+enum {
+    OUTSIDE_BYTES = 64 << 20, /* libraries' code and heaps, measured on an empty run */
+    PAGE_ALIGN = 256          /* every back end's, so that a cache's pages fit all of them */
+};
 
 int64_t session_outside(int64_t dataset_bytes) {
     return OUTSIDE_BYTES + 2 * dataset_bytes;
@@ -79,7 +82,7 @@ static status open_decoder(session *s) {
                                      : c->adapter == ADAPTER_FULL ? TRAIN_EVERYTHING
                                                                   : TRAIN_ADAPTERS,
                          .optimizer_bits = config_optimizer_8bit(c) ? 8 : 32,
-                         .alignment = s->b->table->alignment};
+                         .alignment = PAGE_ALIGN};
     return decoder_open(&s->d, &s->model, &o);
 }
 
@@ -87,7 +90,7 @@ status session_open(session *s, const config *c, const session_request *r) {
     memset(s, 0, sizeof *s);
     s->c = c;
     s->request = *r;
-    TRY(backend_cpu_open(&s->b, r->threads));
+    TRY(backend_open(&s->b, &r->device));
     s->b->pattern = r->pattern;
     TRY(choose_compute(s));
     TRY(model_config_open(&s->model, r->model_folder));
@@ -135,6 +138,21 @@ static status record_program(session *s, session_program p) {
     }
 }
 
+static int64_t within(int64_t budget, int64_t limit) {
+    return budget && (!limit || budget < limit) ? budget : limit;
+}
+
+/* What there is. A card's memory is its own; on the CPU both arenas share the host's. */
+static void set_limits(plan_policy *p, const backend *b) {
+    int64_t host = plan_host_limit(session_outside(0));
+    if (!b->memory) {
+        p->total_budget = host;
+        return;
+    }
+    p->device_budget = within(p->device_budget, b->memory);
+    p->host_budget = within(p->host_budget, host);
+}
+
 static plan_policy policy_of(const session *s) {
     static const activation_mode activations[] = {ACTIVATIONS_AUTO, ACTIVATIONS_KEEP,
                                                   ACTIVATIONS_RECOMPUTE, ACTIVATIONS_OFFLOAD};
@@ -146,13 +164,13 @@ static plan_policy policy_of(const session *s) {
     plan_policy p = {.device_budget =
                          m->device_budget == CONFIG_NOT_SET ? 0 : m->device_budget,
                      .host_budget = m->host_budget == CONFIG_NOT_SET ? 0 : m->host_budget,
-                     .total_budget = plan_host_limit(session_outside(0)),
                      .activations = activations[m->activations],
                      .base = bases[m->base],
                      .slots = m->slots == CONFIG_NOT_SET ? 0 : (int)m->slots,
                      .page_optimizer = m->optimizer == STATES_PAGED ||
                                        (m->optimizer == STATES_AUTO && paged),
                      .disk_possible = true};
+    set_limits(&p, s->b);
     if (c->adapter == ADAPTER_FULL)
         p.base = BASE_RESIDENT; /* what is trained is no frozen page */
     return p;

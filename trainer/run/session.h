@@ -27,7 +27,7 @@ typedef struct session_request {
     const char *model_folder;
     const char *adapter_folder; /* NULL: config's adapter keys say what is made anew */
     bool train;                 /* gradients and optimizer states; else adapters as they are */
-    int threads;                /* 0: all */
+    device_request device;
     bool pattern;      /* fill the arenas with a pattern, to observe the high-water mark */
     unsigned programs; /* bit per session_program */
     int64_t train_capacity, evaluate_capacity; /* rows */

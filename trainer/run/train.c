@@ -110,7 +110,7 @@ status train_open(run *r, const config *c, const train_request *q) {
     r->resumed_from = r->save_retry_at = -1;
     session_request request = {.model_folder = q->model_folder,
                                .train = true,
-                               .threads = q->threads,
+                               .device = q->device,
                                .pattern = q->pattern,
                                .programs = 1u << PROGRAM_TRAIN | 1u << PROGRAM_NORM |
                                            1u << PROGRAM_UPDATE};

@@ -6,14 +6,14 @@
 #ifndef NIBBLE_TRAINER_RUN_TRAIN_H
 #define NIBBLE_TRAINER_RUN_TRAIN_H
 
-#include "common/status.h"
+#include "autograd/backend.h"
 #include "trainer/run/config.h"
 
 #include <stdbool.h>
 
 typedef struct train_request {
     const char *model_folder; /* config's base_model, resolved */
-    int threads;
+    device_request device;
     bool resume;    /* --resume, or auto_resume_from_checkpoints */
     bool overwrite; /* --overwrite: an unfinished or finished run in output_dir is removed */
     bool pattern;   /* observe the arenas' high-water mark */

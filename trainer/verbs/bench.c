@@ -54,8 +54,8 @@ static status make_config(const char *folder, const bench_shape *z, int place, b
     return s;
 }
 
-static status measure_steps(bench_report *r, const char *folder, int threads, bool bf16,
-                            const bench_shape *z) {
+static status measure_steps(bench_report *r, const char *folder, const device_request *device,
+                            bool bf16, const bench_shape *z) {
     config configs[BENCH_PLACES];
     int made = 0;
     status s = bench_write_model(folder, z);
@@ -63,7 +63,7 @@ static status measure_steps(bench_report *r, const char *folder, int threads, bo
         s = make_config(folder, z, made, bf16, &configs[made]);
         made += s == STATUS_OK;
     }
-    if (s == STATUS_OK) s = bench_steps(r, folder, configs, threads, z);
+    if (s == STATUS_OK) s = bench_steps(r, folder, configs, device, z);
     while (made > 0) config_free(&configs[--made]);
     return s;
 }
@@ -79,8 +79,8 @@ static status measure(const command *c, const char *folder, backend *b, bench_re
     TRY(bench_kernels(r, b, z));
     TRY(signals_check("measuring"));
     log_progress("bench: training steps");
-    return measure_steps(r, folder, (int)c->threads, b->table->native_types >> DTYPE_BF16 & 1,
-                         z);
+    device_request device = verb_device(c);
+    return measure_steps(r, folder, &device, b->table->native_types >> DTYPE_BF16 & 1, z);
 }
 
 /* Text to standard output or JSON there; with --out the JSON goes to a file too. */
@@ -104,7 +104,8 @@ static status report(const command *c, const bench_report *r) {
 
 static status in_folder(const command *c, const char *folder, bench_report *r) {
     backend *b;
-    TRY(backend_cpu_open(&b, (int)c->threads));
+    device_request device = verb_device(c);
+    TRY(backend_open(&b, &device));
     b->table->describe(b, r->device, sizeof r->device);
     status s = measure(c, folder, b, r);
     b->table->close(b);
@@ -132,14 +133,14 @@ static status measure_job(const command *c, bench_report *r) {
     config conf;
     char *model;
     TRY(verb_load_config(c, true, &conf, &model));
-    status s = bench_job(r, &conf, model, (int)c->threads, c->format == FORMAT_TEXT);
+    device_request device = verb_device(c);
+    status s = bench_job(r, &conf, model, &device, c->format == FORMAT_TEXT);
     mem_free(model);
     config_free(&conf);
     return s;
 }
 
 status verb_bench(const command *c) {
-    TRY(verb_check_device(c));
     bench_report *r = mem_alloc(sizeof *r, "the benchmark");
     status s = !r ? STATUS_MEMORY : c->config_path ? measure_job(c, r) : measure_machine(c, r);
     if (s == STATUS_OK) s = report(c, r);

@@ -118,7 +118,7 @@ static status evaluate(const command *c, config *conf, const char *model, const 
                        session *s, corpus *rows) {
     session_request q = {.model_folder = model,
                          .adapter_folder = adapter,
-                         .threads = (int)c->threads,
+                         .device = verb_device(c),
                          .programs = 1u << PROGRAM_EVALUATE};
     TRY(session_open(s, conf, &q));
     TRY(session_open_tokenizer(s));
@@ -136,7 +136,6 @@ static status evaluate(const command *c, config *conf, const char *model, const 
 status verb_eval(const command *c) {
     config conf;
     char *model;
-    TRY(verb_check_device(c));
     TRY(verb_model_config(c, &conf, &model));
     session s = {0};
     corpus rows = {0};

@@ -142,7 +142,7 @@ static status run_verb(const command *c, const config *conf, const char *model,
     int64_t most = c->max_new_tokens > 0 ? c->max_new_tokens : DEFAULT_TOKENS;
     session_request q = {.model_folder = model,
                          .adapter_folder = adapter,
-                         .threads = (int)c->threads,
+                         .device = verb_device(c),
                          .programs = 1u << PROGRAM_GENERATE,
                          .generate = {.capacity = PROMPT_TOKENS,
                                       .sequences = 1,
@@ -161,7 +161,6 @@ static status run_verb(const command *c, const config *conf, const char *model,
 status verb_generate(const command *c) {
     config conf;
     char *model;
-    TRY(verb_check_device(c));
     TRY(verb_model_config(c, &conf, &model));
     session s = {0};
     asker a = {0};

@@ -3,7 +3,7 @@
 #ifndef NIBBLE_TRAINER_VERBS_OPTIONS_H
 #define NIBBLE_TRAINER_VERBS_OPTIONS_H
 
-#include "common/status.h"
+#include "autograd/backend.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,7 +34,6 @@ typedef enum command_action {
     ACTION_COMPLETION
 } command_action;
 
-typedef enum command_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } command_device;
 typedef enum command_format { FORMAT_TEXT, FORMAT_JSON } command_format;
 typedef enum command_base { EXPORT_ORIGINAL, EXPORT_DEQUANTIZED } command_base;
 typedef enum command_kind { EXPORT_MERGED, EXPORT_MERGED_4BIT, EXPORT_ADAPTER } command_kind;
@@ -51,7 +50,7 @@ typedef struct command {
     int override_count;
     bool resume, overwrite;
     bool profile; /* train: time per operation in the summary */
-    command_device device;
+    device_choice device;
     command_format format;
     int64_t threads; /* 0: as many as there are cores */
     bool quiet;

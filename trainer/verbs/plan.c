@@ -80,9 +80,8 @@ static status print_plan(run *r, const command *c) {
 status verb_plan(const command *c) {
     config conf;
     char *model;
-    TRY(verb_check_device(c));
     TRY(verb_load_config(c, true, &conf, &model));
-    train_request q = {.model_folder = model, .threads = (int)c->threads};
+    train_request q = {.model_folder = model, .device = verb_device(c)};
     run r = {0};
     status s = train_open(&r, &conf, &q);
     if (s == STATUS_OK) s = print_plan(&r, c);

@@ -30,7 +30,7 @@ static status report(const command *c, const session *s) {
 }
 
 static status quantize(const command *c, const config *conf, const char *model, session *s) {
-    session_request q = {.model_folder = model, .threads = (int)c->threads};
+    session_request q = {.model_folder = model, .device = verb_device(c)};
     if (!c->out) return status_fail(STATUS_USAGE, "quantize needs --out FILE");
     if (file_exists(c->out) && !c->overwrite)
         return status_fail(STATUS_USAGE, "%s is there already; --overwrite replaces it",
@@ -48,7 +48,6 @@ static status quantize(const command *c, const config *conf, const char *model, 
 status verb_quantize(const command *c) {
     config conf;
     char *model;
-    TRY(verb_check_device(c));
     TRY(verb_model_config(c, &conf, &model));
     session s = {0};
     status r = quantize(c, &conf, model, &s);

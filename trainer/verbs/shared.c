@@ -134,9 +134,6 @@ status verb_adapter(const command *c, const config *conf, char **out) {
     return (*out = mem_strdup(conf->output_dir)) ? STATUS_OK : STATUS_MEMORY;
 }
 
-status verb_check_device(const command *c) {
-    if (c->device != DEVICE_CUDA) return STATUS_OK;
-    return status_fail(
-        STATUS_DEVICE,
-        "--device cuda: this build has no CUDA back end; --device cpu runs everywhere");
+device_request verb_device(const command *c) {
+    return (device_request){c->device, (int)c->threads};
 }

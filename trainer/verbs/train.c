@@ -35,10 +35,9 @@ static status compare(const char *before, const char *now, char *text, int bytes
 status verb_train(const command *c) {
     config conf;
     char *model;
-    TRY(verb_check_device(c));
     TRY(verb_load_config(c, true, &conf, &model));
     train_request r = {.model_folder = model,
-                       .threads = (int)c->threads,
+                       .device = verb_device(c),
                        .resume = c->resume,
                        .overwrite = c->overwrite,
                        .pattern = getenv("NIBBLE_PATTERN") != NULL,

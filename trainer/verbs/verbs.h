@@ -32,7 +32,7 @@ status verb_model_config(const command *c, config *out, char **model);
  * written to output_dir; NULL: none. Free *out with mem_free. */
 status verb_adapter(const command *c, const config *conf, char **out);
 
-/* STATUS_USAGE or STATUS_DEVICE for a device that is not there; the CPU back end otherwise. */
-status verb_check_device(const command *c);
+/* Where to compute, by --device and --threads. */
+device_request verb_device(const command *c);
 
 #endif
