@@ -1,8 +1,8 @@
-/* template.c: the table of templates and its renderer. See template.h.
+/* template.c: the table of templates, and choosing one of them. See template.h.
  *
  * A style says what stands before and after a turn of each role; flags name the few rules that
  * templates have beyond that. Literals are written with LITERAL_* marks. */
-#include "data/template.h"
+#include "data/template_style.h"
 #include "common/alloc.h"
 #include "common/hash.h"
 #include "data/unicode.h"
@@ -11,34 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_OTHER, ROLES };
-
-enum {
-    TRIM = 1 << 0,         /* contents lose white space at both ends, as Python's strip */
-    ALTERNATE = 1 << 1,    /* user and assistant take turns, the user begins */
-    SYSTEM_FIRST = 1 << 2, /* a system message goes into the first user turn */
-    SYSTEM_LAST = 1 << 3,  /* ... into the last turn if that is the user's, else nowhere */
-    SYSTEM_BLOCK = 1 << 4, /* a system turn always, with a preamble and the date */
-    SYSTEM_ONLY_FIRST = 1 << 5, /* a system message elsewhere is left out */
-    SYSTEM_NOT_EMPTY = 1 << 6,  /* an empty system message is left out */
-    DEFAULT_SYSTEM = 1 << 7,    /* where the first message is no system message */
-    SKIP_OTHERS = 1 << 8,       /* messages of other roles are left out */
-    TODAY = 1 << 9,             /* the date is that of the day */
-    TOOLS = 1 << 10,            /* tools and their answers would be rendered */
-    THINK = 1 << 11,            /* <think> blocks, in the last answers only */
-};
-
-typedef struct style {
-    const char *name;
-    unsigned flags;
-    const char *begin;                        /* of the text */
-    const char *before[ROLES], *after[ROLES]; /* NULL: the last one's; that NULL: refused */
-    const char *between;                      /* turns */
-    const char *end;                          /* of the text, unless an answer is prompted */
-    const char *prompt;                       /* what makes the model answer */
-    const char *default_system;
-} style;
 
 #define CHATML_TURN                                                                           \
     .before[ROLE_OTHER] = "<|im_start|>" LITERAL_ROLE "\n",                                   \
@@ -136,13 +108,6 @@ static const struct known {
     const char *style;
 } known[] = {
 #include "data/template_known.h"
-};
-
-struct chat_template {
-    const style *style;
-    char *default_system;
-    char date[TEMPLATE_DATE]; /* "" when the template states none */
-    literal begin, before[ROLES], after[ROLES], between, end, prompt, think, no_think;
 };
 
 /* ---- choosing ---- */
@@ -310,216 +275,4 @@ int32_t chat_template_end(const chat_template *t) {
     for (size_t i = 0; i < after->count; i++)
         if (after->parts[i].id >= 0) return after->parts[i].id;
     return -1;
-}
-
-/* ---- rendering ---- */
-
-typedef struct slice {
-    const char *text;
-    size_t bytes;
-} slice;
-
-static bool python_space(uint32_t code) {
-    return unicode_is_space(code) || (code >= 0x1c && code <= 0x1f);
-}
-
-static slice strip(slice s) {
-    size_t n;
-    while (s.bytes && python_space(utf8_get(s.text))) {
-        n = utf8_length((unsigned char)*s.text);
-        s.text += n, s.bytes -= n;
-    }
-    while (s.bytes) {
-        const char *last = utf8_back(s.text, s.text + s.bytes);
-        if (!python_space(utf8_get(last))) break;
-        s.bytes = (size_t)(last - s.text);
-    }
-    return s;
-}
-
-static slice content_of(const chat_template *t, const chat_message *m) {
-    slice s = {m->content, m->bytes};
-    return t->style->flags & TRIM ? strip(s) : s;
-}
-
-static bool is_role(const chat_message *m, const char *role) {
-    return !strcmp(m->role, role);
-}
-
-static int role_of(const chat_message *m) {
-    return is_role(m, "system")      ? ROLE_SYSTEM
-           : is_role(m, "user")      ? ROLE_USER
-           : is_role(m, "assistant") ? ROLE_ASSISTANT
-                                     : ROLE_OTHER;
-}
-
-/* The turn's end: its first control token is what the model must learn to say; where the
- * tokenizer knows none, all of an answer's end. Nobody learns to end a turn without a word, as
- * in Axolotl: empty answers are holes in the data. */
-static status render_end(const chat_template *t, const chat_message *m, span_builder *b) {
-    const literal *after = &t->after[role_of(m)];
-    bool open = true, has_token = role_of(m) != ROLE_ASSISTANT;
-    for (size_t i = 0; i < after->count; i++) has_token |= after->parts[i].id >= 0;
-    for (size_t i = 0; i < after->count; i++) {
-        literal one = {.parts = &after->parts[i], .count = 1};
-        bool end = after->parts[i].id >= 0 ? open : !has_token;
-        TRY(spans_literal(b, &one, m->role, m->learn_end && m->bytes && end));
-        if (after->parts[i].id >= 0) open = false;
-    }
-    return STATUS_OK;
-}
-
-static slice strip_lines(slice s, bool left, bool right) {
-    while (left && s.bytes && *s.text == '\n') s.text++, s.bytes--;
-    while (right && s.bytes && s.text[s.bytes - 1] == '\n') s.bytes--;
-    return s;
-}
-
-static const char *find(slice s, const char *what) {
-    return s.bytes ? memmem(s.text, s.bytes, what, strlen(what)) : NULL;
-}
-
-static slice after_last(slice s, const char *what) {
-    const char *found;
-    while ((found = find(s, what))) {
-        size_t gone = (size_t)(found - s.text) + strlen(what);
-        s.text += gone, s.bytes -= gone;
-    }
-    return s;
-}
-
-/* qwen3 takes a <think> block out of an answer, and puts one, perhaps empty, before the
- * answers that follow the last question (`recent`): the very last always, others when they
- * have one. */
-static status render_thinking(const chat_template *t, const chat_message *m, bool recent,
-                              bool last, span_builder *b) {
-    slice content = {m->content, m->bytes}, thinking = {"", 0};
-    const char *end;
-    if (m->thinking)
-        thinking = (slice){m->thinking, strlen(m->thinking)};
-    else if ((end = find(content, "</think>"))) {
-        slice head = {content.text, (size_t)(end - content.text)};
-        thinking =
-            strip_lines(after_last(strip_lines(head, false, true), "<think>"), true, false);
-        content = strip_lines(after_last(content, "</think>"), true, false);
-    }
-    if (!recent || (!last && !thinking.bytes))
-        return spans_text(b, content.text, content.bytes, m->learn);
-    thinking = strip_lines(thinking, true, true);
-    content = strip_lines(content, true, false);
-    if (thinking.bytes) {
-        TRY(spans_literal(b, &t->think, NULL,
-                          m->learn && !last)); /* the last one's always stands */
-        TRY(spans_text(b, "\n", 1, m->learn));
-        TRY(spans_text(b, thinking.text, thinking.bytes, m->learn));
-        TRY(spans_text(b, "\n</think>\n\n", 11, m->learn));
-    } else
-        TRY(spans_literal(b, &t->no_think, NULL, false));
-    return spans_text(b, content.text, content.bytes, m->learn);
-}
-
-/* A tool's answer in the user's clothes. */
-static bool is_tool_response(const chat_message *m) {
-    static const char head[] = "<tool_response>", tail[] = "</tool_response>";
-    size_t a = sizeof head - 1, b = sizeof tail - 1;
-    return m->bytes >= a && m->bytes >= b && !memcmp(m->content, head, a) &&
-           !memcmp(m->content + m->bytes - b, tail, b);
-}
-
-/* The last message of the user; all that follows answers it. The last message where there is
- * none. */
-static size_t last_question(const chat_message *messages, size_t count) {
-    for (size_t i = count; i-- > 0;)
-        if (is_role(&messages[i], "user") && !is_tool_response(&messages[i])) return i;
-    return count - 1;
-}
-
-static status render_turn(const chat_template *t, const chat_message *m,
-                          const chat_message *system, bool recent, bool last,
-                          span_builder *b) {
-    slice content = content_of(t, m);
-    int role =
-        role_of(m); /* what stands before an answer and no prompt gives, the model must say */
-    bool said = role == ROLE_ASSISTANT && !t->style->prompt && m->learn && content.bytes;
-    TRY(spans_literal(b, &t->before[role], m->role, said));
-    if (system) {
-        TRY(spans_text(b, system->content, system->bytes, system->learn));
-        TRY(spans_text(b, "\n\n", 2, false));
-    }
-    if (t->style->flags & THINK && is_role(m, "assistant"))
-        TRY(render_thinking(t, m, recent, last, b));
-    else
-        TRY(spans_text(b, content.text, content.bytes, m->learn));
-    return render_end(t, m, b);
-}
-
-/* STATUS_OK when the template has a place for this message; *skip when it leaves it out. */
-static status admit(const chat_template *t, const chat_message *m, size_t place, bool first,
-                    bool *skip) {
-    unsigned flags = t->style->flags;
-    int role = role_of(m);
-    *skip = (flags & SKIP_OTHERS && role == ROLE_OTHER) ||
-            (flags & SYSTEM_ONLY_FIRST && role == ROLE_SYSTEM && !first) ||
-            (flags & SYSTEM_NOT_EMPTY && role == ROLE_SYSTEM && !m->bytes);
-    if (flags & TOOLS &&
-        (is_role(m, "tool") || is_role(m, "ipython") || is_role(m, "tool_results")))
-        return status_fail(STATUS_DATA,
-                           "a message of the role `%s`: answers of tools are not "
-                           "rendered by the template %s here",
-                           m->role, t->style->name);
-    if (flags & ALTERNATE && (role == ROLE_USER) != (place % 2 == 0))
-        return status_fail(STATUS_DATA,
-                           "the template %s wants user and assistant to take turns, "
-                           "message %zu is of the role `%s`",
-                           t->style->name, place + 1, m->role);
-    if (!*skip && !t->before[role].text)
-        return status_fail(STATUS_DATA, "the template %s has no place for the role `%s`",
-                           t->style->name, m->role);
-    return STATUS_OK;
-}
-
-/* The system turn that Llama 3.1 and 3.2 always have. */
-static status render_block(const chat_template *t, const chat_message *system,
-                           span_builder *b) {
-    TRY(spans_text(b, t->date, strlen(t->date), false));
-    TRY(spans_text(b, "\n\n", 2, false));
-    chat_message empty = {.role = "system", .content = ""};
-    if (!system) system = &empty;
-    slice content = content_of(t, system);
-    TRY(spans_text(b, content.text, content.bytes, system->learn));
-    return render_end(t, system, b);
-}
-
-static status render_default_system(const chat_template *t, span_builder *b) {
-    chat_message system = {
-        .role = "system", .content = t->default_system, .bytes = strlen(t->default_system)};
-    return render_turn(t, &system, NULL, false, false, b);
-}
-
-status chat_template_render(const chat_template *t, const chat_message *messages, size_t count,
-                            bool prompt, span_builder *b) {
-    unsigned flags = t->style->flags;
-    if (!count) return status_fail(STATUS_DATA, "the conversation has no message");
-    bool has_system = is_role(messages, "system"),
-         apart = flags & (SYSTEM_FIRST | SYSTEM_LAST | SYSTEM_BLOCK);
-    const chat_message *system = has_system && apart ? messages : NULL;
-    TRY(spans_literal(b, &t->begin, NULL, false));
-    if (flags & SYSTEM_BLOCK) {
-        TRY(render_block(t, system, b));
-        if (system) messages++, count--;
-        system = NULL;
-    } else if (system)
-        messages++, count--;
-    else if (flags & DEFAULT_SYSTEM && !has_system)
-        TRY(render_default_system(t, b));
-    size_t question = count ? last_question(messages, count) : 0;
-    for (size_t i = 0; i < count; i++) {
-        bool skip, last = i + 1 == count;
-        TRY(admit(t, &messages[i], i, i == 0, &skip));
-        bool here = flags & SYSTEM_FIRST ? i == 0 : last && is_role(&messages[i], "user");
-        if (!skip)
-            TRY(render_turn(t, &messages[i], here ? system : NULL, i > question, last, b));
-        if (!last) TRY(spans_literal(b, &t->between, NULL, false));
-    }
-    return spans_literal(b, prompt ? &t->prompt : &t->end, NULL, false);
 }
