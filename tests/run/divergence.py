@@ -80,7 +80,7 @@ class Divergence(nibble.Case):
         """The watchdog ends the run; without it the run goes on from the checkpoint before."""
         self.prepare(max_steps=12, warmup_steps=0, learning_rate=0.03, lr_scheduler="constant",
                      max_grad_norm=0, shuffle_merged_datasets=False, curriculum_sampling=True)
-        calm = [json.loads(s) for s in open(self.path("rows.jsonl"))]
+        calm = [nibble.json.loads(s) for s in nibble.read(self.path("rows.jsonl")).splitlines()]
         chance = random.Random(3)
         with open(self.path("rows.jsonl"), "w") as f:  # all alike, then noise over all ids
             for i in range(48):
