@@ -28,42 +28,62 @@ template <typename T> struct glu_call {
     int64_t cols, per_row; /* F; blocks of a row */
 };
 
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS) glu_forward(glu_call<T> c) {
-    const int count = piece<T>::count;
-    row_place at = row_place_of(c.per_row, count);
-    float gate[count], up[count], slope;
-    piece<T> first = piece_load(c.gate, at.row, at.col, c.cols);
-    piece<T> second = piece_load(c.up, at.row, at.col, c.cols);
-    piece_widen(first, gate);
-    piece_widen(second, up);
-    UNROLL for (int i = 0; i < count; i++) gate[i] *=
-        logistic(gate_argument(c.act, gate[i], &slope));
-    piece_widen(piece_narrow<T>(gate), gate);
-    UNROLL for (int i = 0; i < count; i++) gate[i] *= up[i];
-    piece_store(c.y, at.row, at.col, c.cols, piece_narrow<T>(gate));
+    row_place at = row_place_of(c.per_row, n);
+    float gate[n], up[n], slope;
+    pack<T, n> first = pack_load<n>(c.gate, at.row, at.col, c.cols);
+    pack<T, n> second = pack_load<n>(c.up, at.row, at.col, c.cols);
+    pack_widen(first, gate);
+    pack_widen(second, up);
+    UNROLL
+    for (int i = 0; i < n; i++) gate[i] *= logistic(gate_argument(c.act, gate[i], &slope));
+    pack_round_all<T, n>(gate);
+    UNROLL
+    for (int i = 0; i < n; i++) gate[i] *= up[i];
+    pack_store(c.y, at.row, at.col, c.cols, pack_narrow<T, n>(gate));
 }
 
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS) glu_backward(glu_call<T> c) {
-    const int count = piece<T>::count;
-    row_place at = row_place_of(c.per_row, count);
-    float gate[count], up[count], d[count];
-    piece<T> first = piece_load(c.gate, at.row, at.col, c.cols);
-    piece<T> second = piece_load(c.up, at.row, at.col, c.cols);
-    piece<T> third = piece_load(c.dy, at.row, at.col, c.cols);
-    piece_widen(first, gate);
-    piece_widen(second, up);
-    piece_widen(third, d);
-    UNROLL for (int i = 0; i < count; i++) { /* up becomes dgate, gate the activation */
+    row_place at = row_place_of(c.per_row, n);
+    float gate[n], up[n], d[n];
+    pack<T, n> first = pack_load<n>(c.gate, at.row, at.col, c.cols);
+    pack<T, n> second = pack_load<n>(c.up, at.row, at.col, c.cols);
+    pack<T, n> third = pack_load<n>(c.dy, at.row, at.col, c.cols);
+    pack_widen(first, gate);
+    pack_widen(second, up);
+    pack_widen(third, d);
+    UNROLL
+    for (int i = 0; i < n; i++) { /* up becomes dgate, gate the activation */
         float x = gate[i], slope, s = logistic(gate_argument(c.act, x, &slope));
         up[i] = up[i] * d[i] * (s + x * slope * (s * (1.0f - s)));
         gate[i] = x * s;
     }
-    piece_widen(piece_narrow<T>(gate), gate);
-    UNROLL for (int i = 0; i < count; i++) gate[i] *= d[i];
-    piece_gradient(c.dgate, c.add, at.row, at.col, c.cols, up);
-    piece_gradient(c.dup, c.add, at.row, at.col, c.cols, gate);
+    pack_round_all<T, n>(gate);
+    UNROLL
+    for (int i = 0; i < n; i++) gate[i] *= d[i];
+    pack_gradient<n>(c.dgate, c.add, at.row, at.col, c.cols, up);
+    pack_gradient<n>(c.dup, c.add, at.row, at.col, c.cols, gate);
+}
+
+template <typename T> static bool is_wide(const glu_call<T> &c) {
+    return c.gate.wide && c.up.wide && c.y.wide && c.dy.wide && c.dgate.wide && c.dup.wide &&
+           whole_pieces<T>(c.cols);
+}
+
+template <typename T, int n>
+static void launch_glu_forward(backend *b, int64_t rows, glu_call<T> c) {
+    row_grid g = row_grid_of(rows, c.cols, n);
+    c.per_row = g.per_row;
+    LAUNCH((glu_forward<T, n>), (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+}
+
+template <typename T, int n>
+static void launch_glu_backward(backend *b, int64_t rows, glu_call<T> c) {
+    row_grid g = row_grid_of(rows, c.cols, n);
+    c.per_row = g.per_row;
+    LAUNCH((glu_backward<T, n>), (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
 }
 
 /* The two halves of [rows, 2F]. */
@@ -79,9 +99,8 @@ template <typename T> static status glu_run_forward(backend *b, const op_call *c
     c.act = call->attr->glu.act, c.cols = call->out[0].cols;
     halves_of(&call->in[0], c.cols, &c.gate, &c.up);
     c.y = matrix_of<T>(&call->out[0]);
-    row_grid g = row_grid_of(call->rows, c.cols, piece<T>::count);
-    c.per_row = g.per_row;
-    LAUNCH(glu_forward<T>, (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+    is_wide(c) ? launch_glu_forward<T, piece<T>::count>(b, call->rows, c)
+               : launch_glu_forward<T, 1>(b, call->rows, c);
     return CUDA_LAUNCHED(b, "glu");
 }
 
@@ -91,9 +110,8 @@ template <typename T> static status glu_run_backward(backend *b, const op_call *
     halves_of(&call->in[0], c.cols, &c.gate, &c.up);
     halves_of(&call->gin[0], c.cols, &c.dgate, &c.dup);
     c.dy = matrix_of<T>(&call->gout[0]);
-    row_grid g = row_grid_of(call->rows, c.cols, piece<T>::count);
-    c.per_row = g.per_row;
-    LAUNCH(glu_backward<T>, (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+    is_wide(c) ? launch_glu_backward<T, piece<T>::count>(b, call->rows, c)
+               : launch_glu_backward<T, 1>(b, call->rows, c);
     return CUDA_LAUNCHED(b, "glu backward");
 }
 
@@ -118,38 +136,56 @@ template <typename T> struct add_call {
     int64_t cols, per_row;
 };
 
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS) add_forward(add_call<T> c) {
-    const int count = piece<T>::count;
-    row_place at = row_place_of(c.per_row, count);
-    float x[count], y[count];
-    piece<T> first = piece_load(c.a, at.row, at.col, c.cols);
-    piece<T> second = piece_load(c.b, at.row, at.col, c.cols);
-    piece_widen(first, x);
-    piece_widen(second, y);
-    UNROLL for (int i = 0; i < count; i++) x[i] += y[i];
-    piece_store(c.y, at.row, at.col, c.cols, piece_narrow<T>(x));
+    row_place at = row_place_of(c.per_row, n);
+    float x[n], y[n];
+    pack<T, n> first = pack_load<n>(c.a, at.row, at.col, c.cols);
+    pack<T, n> second = pack_load<n>(c.b, at.row, at.col, c.cols);
+    pack_widen(first, x);
+    pack_widen(second, y);
+    UNROLL
+    for (int i = 0; i < n; i++) x[i] += y[i];
+    pack_store(c.y, at.row, at.col, c.cols, pack_narrow<T, n>(x));
 }
 
 /* One of the two may take dy's place: it is read before either is stored. */
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS) add_backward(add_call<T> c) {
-    const int count = piece<T>::count;
-    row_place at = row_place_of(c.per_row, count);
-    float g[count], copy[count];
-    piece_widen(piece_load(c.dy, at.row, at.col, c.cols), g);
-    UNROLL for (int i = 0; i < count; i++) copy[i] = g[i];
-    if (c.da.at) piece_gradient(c.da, c.add_da, at.row, at.col, c.cols, g);
-    if (c.db.at) piece_gradient(c.db, c.add_db, at.row, at.col, c.cols, copy);
+    row_place at = row_place_of(c.per_row, n);
+    float g[n], copy[n];
+    pack_widen(pack_load<n>(c.dy, at.row, at.col, c.cols), g);
+    UNROLL
+    for (int i = 0; i < n; i++) copy[i] = g[i];
+    if (c.da.at) pack_gradient<n>(c.da, c.add_da, at.row, at.col, c.cols, g);
+    if (c.db.at) pack_gradient<n>(c.db, c.add_db, at.row, at.col, c.cols, copy);
+}
+
+template <typename T> static bool is_wide(const add_call<T> &c) {
+    return c.a.wide && c.b.wide && c.y.wide && c.dy.wide && c.da.wide && c.db.wide &&
+           whole_pieces<T>(c.cols);
+}
+
+template <typename T, int n>
+static void launch_add_forward(backend *b, int64_t rows, add_call<T> c) {
+    row_grid g = row_grid_of(rows, c.cols, n);
+    c.per_row = g.per_row;
+    LAUNCH((add_forward<T, n>), (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+}
+
+template <typename T, int n>
+static void launch_add_backward(backend *b, int64_t rows, add_call<T> c) {
+    row_grid g = row_grid_of(rows, c.cols, n);
+    c.per_row = g.per_row;
+    LAUNCH((add_backward<T, n>), (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
 }
 
 template <typename T> static status add_run_forward(backend *b, const op_call *call) {
     add_call<T> c = {};
     c.a = matrix_of<T>(&call->in[0]), c.b = matrix_of<T>(&call->in[1]);
     c.y = matrix_of<T>(&call->out[0]), c.cols = call->out[0].cols;
-    row_grid g = row_grid_of(call->rows, c.cols, piece<T>::count);
-    c.per_row = g.per_row;
-    LAUNCH(add_forward<T>, (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+    is_wide(c) ? launch_add_forward<T, piece<T>::count>(b, call->rows, c)
+               : launch_add_forward<T, 1>(b, call->rows, c);
     return CUDA_LAUNCHED(b, "add");
 }
 
@@ -162,9 +198,8 @@ template <typename T> static status add_run_backward(backend *b, const op_call *
     if (c.db.at == c.da.at) c.db.at = NULL;
     if (c.da.at == c.dy.at && !c.add_da) c.da.at = NULL;
     if (!c.da.at && !c.db.at) return STATUS_OK;
-    row_grid g = row_grid_of(call->rows, c.cols, piece<T>::count);
-    c.per_row = g.per_row;
-    LAUNCH(add_backward<T>, (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+    is_wide(c) ? launch_add_backward<T, piece<T>::count>(b, call->rows, c)
+               : launch_add_backward<T, 1>(b, call->rows, c);
     return CUDA_LAUNCHED(b, "add backward");
 }
 

@@ -101,13 +101,12 @@ static __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-/* ---- 16-byte pieces of global memory that are read once ---- */
-
-static __device__ __forceinline__ uint4 load_16_once(const void *global) {
-    return __ldcs((const uint4 *)global);
-}
-static __device__ __forceinline__ void store_16_once(void *global, uint4 x) {
-    __stcs((uint4 *)global, x);
+/* One store of 16 bytes: a plain one may be cut into four where the words come from different
+ * places. */
+static __device__ __forceinline__ void store_16(void *global, uint4 x) {
+    asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(global), "r"(x.x), "r"(x.y),
+                 "r"(x.z), "r"(x.w)
+                 : "memory");
 }
 
 #else

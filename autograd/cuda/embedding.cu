@@ -13,26 +13,27 @@ enum { SORT_THREADS = 128, AHEAD = 8 /* rows whose pieces are asked for together
 /* ---- forward ---- */
 
 template <typename T> struct embedding_call {
-    matrix<T> w, y; /* [V, H], [rows, H]; of a backward y is dy */
+    matrix<T> w, y;   /* [V, H], [rows, H]; of a backward y is dy */
+    matrix<float> dw; /* [V, H] */
     const int32_t *ids;
     int64_t vocabulary, cols, per_row, rows;
     float scale; /* 0: none */
 };
 
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS) gather(embedding_call<T> c) {
-    const int count = piece<T>::count;
-    row_place at = row_place_of(c.per_row, count);
+    row_place at = row_place_of(c.per_row, n);
     int64_t id = c.ids[at.row];
     bool known = id >= 0 && id < c.vocabulary;
-    piece<T> p = piece_load(c.w, known ? id : 0, at.col, known ? c.cols : 0);
+    pack<T, n> p = pack_load<n>(c.w, known ? id : 0, at.col, known ? c.cols : 0);
     if (c.scale != 0) {
-        float x[count];
-        piece_widen(p, x);
-        UNROLL for (int i = 0; i < count; i++) x[i] *= c.scale;
-        p = piece_narrow<T>(x);
+        float x[n];
+        pack_widen(p, x);
+        UNROLL
+        for (int i = 0; i < n; i++) x[i] *= c.scale;
+        p = pack_narrow<T, n>(x);
     }
-    piece_store(c.y, at.row, at.col, c.cols, p);
+    pack_store(c.y, at.row, at.col, c.cols, p);
 }
 
 template <typename T> static embedding_call<T> call_of(const op_call *call, const tensor *y) {
@@ -44,13 +45,21 @@ template <typename T> static embedding_call<T> call_of(const op_call *call, cons
     return c;
 }
 
+template <typename T> static bool is_wide(const embedding_call<T> &c) {
+    return c.w.wide && c.y.wide && c.dw.wide && whole_pieces<T>(c.cols);
+}
+
+template <typename T, int n> static void launch_gather(backend *b, embedding_call<T> c) {
+    row_grid g = row_grid_of(c.rows, c.cols, n);
+    c.per_row = g.per_row;
+    LAUNCH((gather<T, n>), (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+}
+
 template <typename T> static status forward(backend *b, const op_call *call) {
     const tensor *w = &call->in[EMBEDDING_W];
     embedding_call<T> c = call_of<T>(call, &call->out[0]);
     c.w = matrix_of<T>(w), c.vocabulary = w->rows;
-    row_grid g = row_grid_of(call->rows, c.cols, piece<T>::count);
-    c.per_row = g.per_row;
-    LAUNCH(gather<T>, (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c);
+    is_wide(c) ? launch_gather<T, piece<T>::count>(b, c) : launch_gather<T, 1>(b, c);
     return CUDA_LAUNCHED(b, "embedding");
 }
 
@@ -76,50 +85,61 @@ static __global__ void __launch_bounds__(SORT_THREADS)
 
 /* dW[id] += scale * dy[row] over the rows of one id in order: the block at the id's first place
  * does it, the others have nothing to do. */
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS)
-    scatter(embedding_call<T> c, matrix<float> dw, const int32_t *order,
-            const int32_t *sorted) {
-    const int count = piece<T>::count;
-    row_place at = row_place_of(c.per_row, count);
+    scatter(embedding_call<T> c, const int32_t *order, const int32_t *sorted) {
+    const int step = n < 4 ? n : 4; /* f32 in 16 bytes */
+    row_place at = row_place_of(c.per_row, n);
     int32_t id = sorted[at.row];
     bool first = at.row == 0 || sorted[at.row - 1] != id;
     if (!first || id < 0 || id >= c.vocabulary || at.col >= c.cols) return;
-    float sum[count];
-    UNROLL for (int i = 0; i < count; i += 4)
-        piece_widen(piece_load(dw, id, at.col + i, c.cols), sum + i);
+    float sum[n];
+    UNROLL
+    for (int i = 0; i < n; i += step)
+        pack_widen(pack_load<step>(c.dw, id, at.col + i, c.cols), sum + i);
     bool more = true;
     for (int64_t k = at.row; more; k += AHEAD) {
-        piece<T> p[AHEAD];
+        pack<T, n> p[AHEAD];
         bool same[AHEAD];
-        UNROLL for (int j = 0; j < AHEAD; j++) {
+        UNROLL
+        for (int j = 0; j < AHEAD; j++) {
             same[j] = k + j < c.rows && sorted[k + j] == id;
-            p[j] = piece_load(c.y, order[same[j] ? k + j : k], at.col, c.cols);
+            p[j] = pack_load<n>(c.y, order[same[j] ? k + j : k], at.col, c.cols);
         }
-        UNROLL for (int j = 0; j < AHEAD; j++) {
-            float x[count];
-            piece_widen(p[j], x);
-            UNROLL for (int i = 0; i < count; i++) if (same[j]) sum[i] =
-                __fadd_rn(sum[i], __fmul_rn(c.scale, x[i]));
+        UNROLL
+        for (int j = 0; j < AHEAD; j++) {
+            float x[n];
+            pack_widen(p[j], x);
+            UNROLL
+            for (int i = 0; i < n; i++)
+                if (same[j]) sum[i] = __fadd_rn(sum[i], __fmul_rn(c.scale, x[i]));
         }
         more = same[AHEAD - 1] && k + AHEAD < c.rows && sorted[k + AHEAD] == id;
     }
-    UNROLL for (int i = 0; i < count; i += 4)
-        piece_store(dw, id, at.col + i, c.cols, piece_narrow<float>(sum + i));
+    UNROLL
+    for (int i = 0; i < n; i += step)
+        pack_store(c.dw, id, at.col + i, c.cols, pack_narrow<float, step>(sum + i));
+}
+
+template <typename T, int n>
+static void launch_scatter(backend *b, embedding_call<T> c, const int32_t *order,
+                           const int32_t *sorted) {
+    row_grid g = row_grid_of(c.rows, c.cols, n);
+    c.per_row = g.per_row;
+    LAUNCH((scatter<T, n>), (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c, order,
+           sorted);
 }
 
 template <typename T> static status backward(backend *b, const op_call *call) {
     const tensor *dw = &call->gin[EMBEDDING_W];
     embedding_call<T> c = call_of<T>(call, &call->gout[0]);
     int32_t *order = (int32_t *)call->scratch, *sorted = order + call->rows;
-    c.vocabulary = dw->rows;
+    c.dw = matrix_of<float>(dw), c.vocabulary = dw->rows;
     if (c.scale == 0) c.scale = 1;
-    row_grid g = row_grid_of(call->rows, c.cols, piece<T>::count);
-    c.per_row = g.per_row;
     LAUNCH(sort_rows, (unsigned)ceil_div(c.rows, SORT_THREADS), SORT_THREADS, 0,
            cuda_stream(b), c.ids, c.rows, order, sorted);
-    LAUNCH(scatter<T>, (unsigned)g.blocks, g.threads, 0, cuda_stream(b), c,
-           matrix_of<float>(dw), order, sorted);
+    is_wide(c) ? launch_scatter<T, piece<T>::count>(b, c, order, sorted)
+               : launch_scatter<T, 1>(b, c, order, sorted);
     return CUDA_LAUNCHED(b, "embedding backward");
 }
 
@@ -127,9 +147,4 @@ status cuda_embedding_backward(backend *b, const op_call *call) {
     static const by_type run = {backward<float>, backward<bf16>, backward<f16>};
     bool wanted = call->rows && call->gout[0].data && call->gin[EMBEDDING_W].data;
     return wanted ? run[call->compute](b, call) : STATUS_OK;
-}
-
-int64_t cuda_embedding_scratch(backend *b, const op_shape *shape) {
-    if (!shape->backward || !(shape->gradients >> EMBEDDING_W & 1)) return 0;
-    return 2 * shape->rows * (int64_t)sizeof(int32_t);
 }

@@ -40,24 +40,33 @@ template <typename T> static status forward(backend *b, const op_call *call) {
 }
 
 /* dw += dy */
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS)
     fake_gradient(matrix<T> dy, matrix<float> dw, int64_t cols, int64_t per_row) {
-    const int count = piece<T>::count;
-    row_place at = row_place_of(per_row, count);
-    float g[count];
-    piece_widen(piece_load(dy, at.row, at.col, cols), g);
+    const int step = n < 4 ? n : 4; /* f32 in 16 bytes */
+    row_place at = row_place_of(per_row, n);
+    float g[n];
+    pack_widen(pack_load<n>(dy, at.row, at.col, cols), g);
     UNROLL
-    for (int i = 0; i < count; i += 4)
-        piece_gradient(dw, true, at.row, at.col + i, cols, g + i);
+    for (int i = 0; i < n; i += step)
+        pack_gradient<step>(dw, true, at.row, at.col + i, cols, g + i);
+}
+
+template <typename T, int n>
+static void launch_gradient(backend *b, const matrix<T> &dy, const tensor *dw) {
+    row_grid g = row_grid_of(dw->rows, dw->cols, n);
+    LAUNCH((fake_gradient<T, n>), (unsigned)g.blocks, g.threads, 0, cuda_stream(b), dy,
+           matrix_of<float>(dw), dw->cols, g.per_row);
 }
 
 template <typename T> static status backward(backend *b, const op_call *call) {
-    const tensor *dy = &call->gout[0], *dw = &call->gin[0];
-    if (!dy->data || !dw->data || dw->rows * dw->cols == 0) return STATUS_OK;
-    row_grid g = row_grid_of(dw->rows, dw->cols, piece<T>::count);
-    LAUNCH(fake_gradient<T>, (unsigned)g.blocks, g.threads, 0, cuda_stream(b),
-           matrix_of<T>(dy), matrix_of<float>(dw), dw->cols, g.per_row);
+    const tensor *dw = &call->gin[0];
+    matrix<T> dy = matrix_of<T>(&call->gout[0]);
+    if (!dy.at || !dw->data || dw->rows * dw->cols == 0) return STATUS_OK;
+    if (dy.wide && matrix_of<float>(dw).wide && whole_pieces<T>(dw->cols))
+        launch_gradient<T, piece<T>::count>(b, dy, dw);
+    else
+        launch_gradient<T, 1>(b, dy, dw);
     return CUDA_LAUNCHED(b, "fake_quant backward");
 }
 
@@ -69,10 +78,4 @@ status cuda_fake_quant_forward(backend *b, const op_call *call) {
 status cuda_fake_quant_backward(backend *b, const op_call *call) {
     static const by_type run = {backward<float>, backward<bf16>, backward<f16>};
     return run[call->compute](b, call);
-}
-
-int64_t cuda_fake_quant_scratch(backend *b, const op_shape *shape) {
-    if (shape->backward) return 0;
-    return cuda_quantize_scratch(shape->in[0].rows * shape->in[0].cols,
-                                 shape->attr->fake_quant.nested);
 }

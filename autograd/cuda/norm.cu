@@ -2,7 +2,7 @@
  *
  * A block takes one row: as many threads as hold it in KEPT pieces each, so that rows of up to
  * 512 * KEPT pieces are read once; what is longer is read again behind the reduction. The weight's
- * gradient is a second kernel: a block sums 8 warps' rows of one of SPLITS fixed parts for the
+ * gradient is a second kernel: a block sums 8 warps' rows of one of NORM_SPLITS fixed parts for the
  * columns that a warp's pieces cover, and cuda_fold_parts adds the parts in order. */
 #include "autograd/cuda/reduce.h"
 #include "autograd/cuda/rows.h"
@@ -10,7 +10,6 @@
 enum {
     KEPT = 4,           /* pieces of each operand in a thread's registers */
     MOST_THREADS = 512, /* of a row */
-    SPLITS = 32,        /* of the rows, for the weight's gradient */
     SPLIT_WARPS = 8,
 };
 
@@ -31,70 +30,88 @@ static int threads_for(int64_t cols, int elements) {
 /* ---- forward ---- */
 
 /* s = x + residual rounded to T, which is stored, or x. */
-template <typename T>
-static __device__ __forceinline__ piece<T> stream_piece(const norm_call<T> &c, int64_t row,
-                                                        int64_t col, piece<T> x,
-                                                        const piece<T> &residual) {
-    const int count = piece<T>::count;
-    float a[count], b[count];
+template <typename T, int n>
+static __device__ __forceinline__ pack<T, n> stream_piece(const norm_call<T> &c, int64_t row,
+                                                          int64_t col, pack<T, n> x,
+                                                          const pack<T, n> &residual) {
+    float a[n], b[n];
     if (!c.residual.at) return x;
-    piece_widen(x, a);
-    piece_widen(residual, b);
-    UNROLL for (int i = 0; i < count; i++) a[i] += b[i];
-    x = piece_narrow<T>(a);
-    piece_store(c.sum, row, col, c.cols, x);
+    pack_widen(x, a);
+    pack_widen(residual, b);
+    UNROLL
+    for (int i = 0; i < n; i++) a[i] += b[i];
+    x = pack_narrow<T, n>(a);
+    pack_store(c.sum, row, col, c.cols, x);
     return x;
 }
 
-template <typename T> static __device__ __forceinline__ float squares_of(const piece<T> &s) {
-    float x[piece<T>::count], sum = 0;
-    piece_widen(s, x);
-    UNROLL for (int i = 0; i < piece<T>::count; i++) sum += x[i] * x[i];
+template <typename T, int n>
+static __device__ __forceinline__ float squares_of(const pack<T, n> &s) {
+    float x[n], sum = 0;
+    pack_widen(s, x);
+    UNROLL
+    for (int i = 0; i < n; i++) sum += x[i] * x[i];
     return sum;
 }
 
 /* y = C(C(s * rstd) * w) */
-template <typename T>
-static __device__ __forceinline__ void
-store_normal(const norm_call<T> &c, int64_t row, int64_t col, const piece<T> &s, float rstd) {
-    float x[piece<T>::count], w[piece<T>::count];
+template <typename T, int n>
+static __device__ __forceinline__ void store_normal(const norm_call<T> &c, int64_t row,
+                                                    int64_t col, const pack<T, n> &s,
+                                                    float rstd) {
+    float x[n], w[n];
     if (col >= c.cols) return;
-    piece_widen(piece_load(c.w, 0, col, c.cols), w);
-    piece_widen(s, x);
-    UNROLL for (int i = 0; i < piece<T>::count; i++) x[i] *= rstd;
-    piece_widen(piece_narrow<T>(x), x);
-    UNROLL for (int i = 0; i < piece<T>::count; i++) x[i] *= w[i];
-    piece_store(c.y, row, col, c.cols, piece_narrow<T>(x));
+    pack_widen(pack_load<n>(c.w, 0, col, c.cols), w);
+    pack_widen(s, x);
+    UNROLL
+    for (int i = 0; i < n; i++) x[i] *= rstd;
+    pack_round_all<T, n>(x);
+    UNROLL
+    for (int i = 0; i < n; i++) x[i] *= w[i];
+    pack_store(c.y, row, col, c.cols, pack_narrow<T, n>(x));
 }
 
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(MOST_THREADS) norm_forward(norm_call<T> c) {
     SHARED(shared);
-    const int count = piece<T>::count;
-    const int64_t row = blockIdx.x, step = (int64_t)blockDim.x * count;
-    const int64_t first = (int64_t)threadIdx.x * count;
-    piece<T> s[KEPT], residual[KEPT];
+    const int64_t row = blockIdx.x, step = (int64_t)blockDim.x * n;
+    const int64_t first = (int64_t)threadIdx.x * n;
+    pack<T, n> s[KEPT], residual[KEPT];
     float squares = 0;
-    UNROLL for (int k = 0; k < KEPT; k++) {
-        s[k] = piece_load(c.x, row, first + k * step, c.cols);
-        if (c.residual.at) residual[k] = piece_load(c.residual, row, first + k * step, c.cols);
+    UNROLL
+    for (int k = 0; k < KEPT; k++) {
+        s[k] = pack_load<n>(c.x, row, first + k * step, c.cols);
+        if (c.residual.at)
+            residual[k] = pack_load<n>(c.residual, row, first + k * step, c.cols);
     }
-    UNROLL for (int k = 0; k < KEPT; k++) {
+    UNROLL
+    for (int k = 0; k < KEPT; k++) {
         s[k] = stream_piece(c, row, first + k * step, s[k], residual[k]);
         squares += squares_of(s[k]);
     }
     for (int64_t col = first + KEPT * step; col < c.cols; col += step) {
-        piece<T> x = piece_load(c.x, row, col, c.cols), r;
-        if (c.residual.at) r = piece_load(c.residual, row, col, c.cols);
+        pack<T, n> x = pack_load<n>(c.x, row, col, c.cols), r;
+        if (c.residual.at) r = pack_load<n>(c.residual, row, col, c.cols);
         squares += squares_of(stream_piece(c, row, col, x, r));
     }
     float mean = block_sum(squares, (float *)shared) / (float)c.cols;
     float rstd = __fdiv_rn(1.0f, __fsqrt_rn(mean + c.eps));
     if (threadIdx.x == 0) c.rstd[row * c.rstd_stride] = rstd;
-    UNROLL for (int k = 0; k < KEPT; k++) store_normal(c, row, first + k * step, s[k], rstd);
+    UNROLL
+    for (int k = 0; k < KEPT; k++) store_normal(c, row, first + k * step, s[k], rstd);
     const matrix<T> &again = c.residual.at ? c.sum : c.x;
     for (int64_t col = first + KEPT * step; col < c.cols; col += step)
-        store_normal(c, row, col, piece_load(again, row, col, c.cols), rstd);
+        store_normal(c, row, col, pack_load<n>(again, row, col, c.cols), rstd);
+}
+
+template <typename T> static bool is_wide(const norm_call<T> &c) {
+    return c.x.wide && c.residual.wide && c.w.wide && c.y.wide && c.sum.wide && c.dy.wide &&
+           c.dsum.wide && c.dx.wide && c.dresidual.wide && whole_pieces<T>(c.cols);
+}
+
+template <typename T, int n> static void launch_forward(backend *b, const norm_call<T> &c) {
+    LAUNCH((norm_forward<T, n>), (unsigned)c.rows, threads_for(c.cols, n),
+           ROW_WARPS * sizeof(float), cuda_stream(b), c);
 }
 
 template <typename T> static status forward(backend *b, const op_call *call) {
@@ -108,110 +125,121 @@ template <typename T> static status forward(backend *b, const op_call *call) {
     c.rstd = (float *)rstd->data, c.rstd_stride = rstd->stride;
     c.rows = call->rows, c.cols = call->in[RMSNORM_X].cols;
     c.eps = call->attr->rmsnorm.eps;
-    LAUNCH(norm_forward<T>, (unsigned)c.rows, threads_for(c.cols, piece<T>::count),
-           ROW_WARPS * sizeof(float), cuda_stream(b), c);
+    is_wide(c) ? launch_forward<T, piece<T>::count>(b, c) : launch_forward<T, 1>(b, c);
     return CUDA_LAUNCHED(b, "rmsnorm");
 }
 
 /* ---- backward ---- */
 
 /* dx = dsum + rstd * (dy * w - s * rstd * mean), set or added to both gradients. */
-template <typename T>
+template <typename T, int n>
 static __device__ __forceinline__ void
-store_gradient(const norm_call<T> &c, int64_t row, int64_t col, const piece<T> &stream,
-               const piece<T> &dy, float rstd, float mean) {
-    const int count = piece<T>::count;
-    float s[count], g[count], x[count];
+store_gradient(const norm_call<T> &c, int64_t row, int64_t col, const pack<T, n> &stream,
+               const pack<T, n> &dy, float rstd, float mean) {
+    float s[n], g[n], x[n];
     if (col >= c.cols) return;
-    piece_widen(piece_load(c.w, 0, col, c.cols), x);
-    piece_widen(stream, s);
-    piece_widen(dy, g);
-    UNROLL for (int i = 0; i < count; i++) g[i] = rstd * (g[i] * x[i] - s[i] * rstd * mean);
+    pack_widen(pack_load<n>(c.w, 0, col, c.cols), x);
+    pack_widen(stream, s);
+    pack_widen(dy, g);
+    UNROLL
+    for (int i = 0; i < n; i++) g[i] = rstd * (g[i] * x[i] - s[i] * rstd * mean);
     if (c.dsum.at) {
-        piece_widen(piece_load(c.dsum, row, col, c.cols), x);
-        UNROLL for (int i = 0; i < count; i++) g[i] += x[i];
+        pack_widen(pack_load<n>(c.dsum, row, col, c.cols), x);
+        UNROLL
+        for (int i = 0; i < n; i++) g[i] += x[i];
     }
-    UNROLL for (int i = 0; i < count; i++) x[i] = g[i];
-    if (c.dx.at) piece_gradient(c.dx, c.add_dx, row, col, c.cols, g);
-    if (c.dresidual.at) piece_gradient(c.dresidual, c.add_dresidual, row, col, c.cols, x);
+    UNROLL
+    for (int i = 0; i < n; i++) x[i] = g[i];
+    if (c.dx.at) pack_gradient<n>(c.dx, c.add_dx, row, col, c.cols, g);
+    if (c.dresidual.at) pack_gradient<n>(c.dresidual, c.add_dresidual, row, col, c.cols, x);
 }
 
 /* sum of dy * w * s */
-template <typename T>
-static __device__ __forceinline__ float
-product_of(const norm_call<T> &c, int64_t col, const piece<T> &stream, const piece<T> &dy) {
-    float s[piece<T>::count], g[piece<T>::count], w[piece<T>::count], sum = 0;
-    piece_widen(piece_load(c.w, 0, col, c.cols), w);
-    piece_widen(stream, s);
-    piece_widen(dy, g);
-    UNROLL for (int i = 0; i < piece<T>::count; i++) sum += g[i] * w[i] * s[i];
+template <typename T, int n>
+static __device__ __forceinline__ float product_of(const norm_call<T> &c, int64_t col,
+                                                   const pack<T, n> &stream,
+                                                   const pack<T, n> &dy) {
+    float s[n], g[n], w[n], sum = 0;
+    pack_widen(pack_load<n>(c.w, 0, col, c.cols), w);
+    pack_widen(stream, s);
+    pack_widen(dy, g);
+    UNROLL
+    for (int i = 0; i < n; i++) sum += g[i] * w[i] * s[i];
     return sum;
 }
 
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(MOST_THREADS) norm_backward(norm_call<T> c) {
     SHARED(shared);
-    const int count = piece<T>::count;
-    const int64_t row = blockIdx.x, step = (int64_t)blockDim.x * count;
-    const int64_t first = (int64_t)threadIdx.x * count;
+    const int64_t row = blockIdx.x, step = (int64_t)blockDim.x * n;
+    const int64_t first = (int64_t)threadIdx.x * n;
     float rstd = c.rstd[row * c.rstd_stride], product = 0;
-    piece<T> s[KEPT], dy[KEPT];
-    UNROLL for (int k = 0; k < KEPT; k++) {
-        s[k] = piece_load(c.x, row, first + k * step, c.cols);
-        dy[k] = piece_load(c.dy, row, first + k * step, c.dy.at ? c.cols : 0);
+    pack<T, n> s[KEPT], dy[KEPT];
+    UNROLL
+    for (int k = 0; k < KEPT; k++) {
+        s[k] = pack_load<n>(c.x, row, first + k * step, c.cols);
+        dy[k] = pack_load<n>(c.dy, row, first + k * step, c.dy.at ? c.cols : 0);
     }
-    UNROLL for (int k = 0; k < KEPT; k++) product +=
-        product_of(c, first + k * step, s[k], dy[k]);
+    UNROLL
+    for (int k = 0; k < KEPT; k++) product += product_of(c, first + k * step, s[k], dy[k]);
     for (int64_t col = first + KEPT * step; col < c.cols && c.dy.at; col += step)
-        product += product_of(c, col, piece_load(c.x, row, col, c.cols),
-                              piece_load(c.dy, row, col, c.cols));
+        product += product_of(c, col, pack_load<n>(c.x, row, col, c.cols),
+                              pack_load<n>(c.dy, row, col, c.cols));
     float mean = block_sum(product, (float *)shared) * rstd / (float)c.cols;
-    UNROLL for (int k = 0; k < KEPT; k++)
+    UNROLL
+    for (int k = 0; k < KEPT; k++)
         store_gradient(c, row, first + k * step, s[k], dy[k], rstd, mean);
     for (int64_t col = first + KEPT * step; col < c.cols; col += step)
-        store_gradient(c, row, col, piece_load(c.x, row, col, c.cols),
-                       piece_load(c.dy, row, col, c.dy.at ? c.cols : 0), rstd, mean);
+        store_gradient(c, row, col, pack_load<n>(c.x, row, col, c.cols),
+                       pack_load<n>(c.dy, row, col, c.dy.at ? c.cols : 0), rstd, mean);
 }
 
 /* parts[split][cols] = sum over the split's rows of dy * C(s * rstd). Blocks are numbered by
  * split, then by WARP pieces of columns. */
-template <typename T>
+template <typename T, int n>
 static __global__ void __launch_bounds__(SPLIT_WARPS *WARP)
     norm_weight(norm_call<T> c, int64_t blocks, float *parts) {
     SHARED(shared);
-    const int count = piece<T>::count, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    float(*sums)[WARP * count] = (float(*)[WARP * count]) shared; /* [SPLIT_WARPS] */
-    int64_t split = blockIdx.x / blocks, tile = blockIdx.x % blocks * (WARP * count);
-    int64_t col = tile + lane * count, last = c.rows * (split + 1) / SPLITS;
-    float sum[count] = {0};
-    for (int64_t row = c.rows * split / SPLITS + warp; row < last; row += SPLIT_WARPS) {
-        float s[count], g[count], rstd = c.rstd[row * c.rstd_stride];
-        piece_widen(piece_load(c.x, row, col, c.cols), s);
-        piece_widen(piece_load(c.dy, row, col, c.cols), g);
-        UNROLL for (int i = 0; i < count; i++) s[i] *= rstd;
-        piece_widen(piece_narrow<T>(s), s);
-        UNROLL for (int i = 0; i < count; i++) sum[i] += g[i] * s[i];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    float(*sums)[WARP * n] = (float(*)[WARP * n]) shared; /* [SPLIT_WARPS] */
+    int64_t split = blockIdx.x / blocks, tile = blockIdx.x % blocks * (WARP * n);
+    int64_t col = tile + lane * n, last = c.rows * (split + 1) / NORM_SPLITS;
+    float sum[n] = {0};
+    for (int64_t row = c.rows * split / NORM_SPLITS + warp; row < last; row += SPLIT_WARPS) {
+        float s[n], g[n], rstd = c.rstd[row * c.rstd_stride];
+        pack_widen(pack_load<n>(c.x, row, col, c.cols), s);
+        pack_widen(pack_load<n>(c.dy, row, col, c.cols), g);
+        UNROLL
+        for (int i = 0; i < n; i++) s[i] *= rstd;
+        pack_round_all<T, n>(s);
+        UNROLL
+        for (int i = 0; i < n; i++) sum[i] += g[i] * s[i];
     }
-    UNROLL for (int i = 0; i < count; i++) sums[warp][i * WARP + lane] = sum[i];
+    UNROLL
+    for (int i = 0; i < n; i++) sums[warp][i * WARP + lane] = sum[i];
     __syncthreads();
-    for (int i = threadIdx.x; i < WARP * count; i += SPLIT_WARPS * WARP) {
-        int64_t at = tile + i % WARP * count + i / WARP;
+    for (int i = threadIdx.x; i < WARP * n; i += SPLIT_WARPS * WARP) {
+        int64_t at = tile + i % WARP * n + i / WARP;
         float total = 0;
         for (int k = 0; k < SPLIT_WARPS; k++) total += sums[k][i];
         if (at < c.cols) parts[split * c.cols + at] = total;
     }
 }
 
-template <typename T>
-static status weight_gradient(backend *b, const op_call *call, const norm_call<T> &c) {
-    const int count = piece<T>::count;
-    int64_t blocks = ceil_div(c.cols, WARP * count);
-    LAUNCH(norm_weight<T>, (unsigned)(SPLITS * blocks), SPLIT_WARPS * WARP,
-           WARP * count * SPLIT_WARPS * sizeof(float), cuda_stream(b), c, blocks,
-           (float *)call->scratch);
-    TRY(CUDA_LAUNCHED(b, "rmsnorm backward"));
-    return cuda_fold_parts(b, (const float *)call->scratch, SPLITS, c.cols, c.cols,
-                           (float *)call->gin[RMSNORM_W].data);
+/* Of the weight, then of the rest, which may take the place of an operand. */
+template <typename T, int n>
+static status launch_backward(backend *b, const op_call *call, const norm_call<T> &c) {
+    float *dw = (float *)call->gin[RMSNORM_W].data, *parts = (float *)call->scratch;
+    if (dw && c.dy.at) {
+        int64_t blocks = ceil_div(c.cols, WARP * n);
+        LAUNCH((norm_weight<T, n>), (unsigned)(NORM_SPLITS * blocks), SPLIT_WARPS * WARP,
+               WARP * n * SPLIT_WARPS * sizeof(float), cuda_stream(b), c, blocks, parts);
+        TRY(cuda_fold_parts(b, parts, NORM_SPLITS, c.cols, c.cols, dw));
+    }
+    if (c.dx.at || c.dresidual.at)
+        LAUNCH((norm_backward<T, n>), (unsigned)c.rows, threads_for(c.cols, n),
+               ROW_WARPS * sizeof(float), cuda_stream(b), c);
+    return CUDA_LAUNCHED(b, "rmsnorm backward");
 }
 
 template <typename T> static status backward(backend *b, const op_call *call) {
@@ -228,11 +256,8 @@ template <typename T> static status backward(backend *b, const op_call *call) {
     c.add_dx = call->add >> RMSNORM_X & 1, c.add_dresidual = call->add >> RMSNORM_RESIDUAL & 1;
     c.rstd = (float *)rstd->data, c.rstd_stride = rstd->stride;
     c.rows = call->rows, c.cols = stream->cols;
-    if (call->gin[RMSNORM_W].data && c.dy.at) TRY(weight_gradient<T>(b, call, c));
-    if (!c.dx.at && !c.dresidual.at) return STATUS_OK;
-    LAUNCH(norm_backward<T>, (unsigned)c.rows, threads_for(c.cols, piece<T>::count),
-           ROW_WARPS * sizeof(float), cuda_stream(b), c);
-    return CUDA_LAUNCHED(b, "rmsnorm backward");
+    return is_wide(c) ? launch_backward<T, piece<T>::count>(b, call, c)
+                      : launch_backward<T, 1>(b, call, c);
 }
 
 /* ---- doors ---- */
@@ -245,9 +270,4 @@ status cuda_rmsnorm_forward(backend *b, const op_call *call) {
 status cuda_rmsnorm_backward(backend *b, const op_call *call) {
     static const by_type run = {backward<float>, backward<bf16>, backward<f16>};
     return call->rows ? run[call->compute](b, call) : STATUS_OK;
-}
-
-int64_t cuda_rmsnorm_scratch(backend *b, const op_shape *shape) {
-    if (!shape->backward || !(shape->gradients >> RMSNORM_W & 1)) return 0;
-    return SPLITS * shape->in[RMSNORM_W].cols * (int64_t)sizeof(float);
 }

@@ -1,7 +1,7 @@
 /* rope.cu: rotary position embedding of queries and keys, with the optional RMSNorm of each head:
  * OP_ROPE.
  *
- * A block takes one row (or, where norm weights get a gradient, one of SPLITS fixed parts of the
+ * A block takes one row (or, where norm weights get a gradient, one of ROPE_SPLITS fixed parts of the
  * rows). Its cosines and sines are made once, by autograd/cpu/rope.c's arithmetic in double, so
  * that both back ends turn by the same numbers, and serve all heads. A head belongs to a group of
  * lanes, a power of two of them; each holds the pieces of 16 bytes at one place of both halves, and
@@ -12,7 +12,6 @@
 enum {
     THREADS = 128, /* of a block, at most */
     HEAD_MOST = 256,
-    SPLITS = 512, /* of the rows, for the norm weights' gradients; 1 KB to 1 MB of scratch */
 };
 
 template <typename T> struct rope_call {
@@ -39,7 +38,8 @@ typedef struct turns {
  * the same operations as on the CPU, rounded one by one. */
 static __device__ __forceinline__ double polynomial(double z, const double c[6]) {
     double sum = c[5];
-    UNROLL for (int i = 4; i >= 0; i--) sum = __dadd_rn(c[i], __dmul_rn(z, sum));
+    UNROLL
+    for (int i = 4; i >= 0; i--) sum = __dadd_rn(c[i], __dmul_rn(z, sum));
     return sum;
 }
 
@@ -108,19 +108,31 @@ static __device__ __forceinline__ void pair_widen(const pair<T> &both, float *lo
     piece_widen(both.low, low);
     piece_widen(both.high, high);
 }
-/* Sets or adds to the gradient (or sets the output). */
+/* Stores g, or adds it in f32 to what stands there. g is used up. */
+template <typename T>
+static __device__ __forceinline__ void piece_put(const matrix<T> &m, bool add, int64_t row,
+                                                 int64_t col, int64_t end, float *g) {
+    if (add) {
+        float old[piece<T>::count];
+        piece_widen(piece_load(m, row, col, end), old);
+        UNROLL
+        for (int i = 0; i < piece<T>::count; i++) g[i] += old[i];
+    }
+    piece_store(m, row, col, end, piece_narrow<T>(g));
+}
 template <typename T>
 static __device__ __forceinline__ void pair_store(const rope_call<T> &c, int64_t row, int head,
                                                   const place &p, float *low, float *high) {
     int64_t col = (int64_t)head * 2 * p.half + p.first, end = col - p.first + p.half;
-    piece_gradient(c.to, c.add, row, col, end, low);
-    piece_gradient(c.to, c.add, row, col + p.half, end + p.half, high);
+    piece_put(c.to, c.add, row, col, end, low);
+    piece_put(c.to, c.add, row, col + p.half, end + p.half, high);
 }
 
 template <typename T>
 static __device__ __forceinline__ void rotate(const turns *t, const place &p, float *low,
                                               float *high) {
-    UNROLL for (int i = 0; i < piece<T>::count; i++) {
+    UNROLL
+    for (int i = 0; i < piece<T>::count; i++) {
         int at = p.first + i < p.half ? p.first + i : 0;
         float a = low[i], b = high[i], cosine = t->cosine[at], sine = t->sine[at];
         low[i] = a * cosine - b * sine;
@@ -165,9 +177,11 @@ template <typename T>
 static __device__ __forceinline__ void normalize(float *x, float rstd, const piece<T> &w) {
     float weight[piece<T>::count];
     piece_widen(w, weight);
-    UNROLL for (int i = 0; i < piece<T>::count; i++) x[i] *= rstd;
+    UNROLL
+    for (int i = 0; i < piece<T>::count; i++) x[i] *= rstd;
     piece_widen(piece_narrow<T>(x), x);
-    UNROLL for (int i = 0; i < piece<T>::count; i++) x[i] *= weight[i];
+    UNROLL
+    for (int i = 0; i < piece<T>::count; i++) x[i] *= weight[i];
     piece_widen(piece_narrow<T>(x), x);
 }
 
@@ -185,8 +199,10 @@ static __global__ void __launch_bounds__(THREADS) rope_norm_forward(rope_call<T>
         matrix<T> w = norm_of(c, head);
         pair<T> weight = pair_load(w, 0, 0, p, live && w.at);
         pair_widen(pair_load(c.from, row, head, p, live), low, high);
-        UNROLL for (int i = 0; i < piece<T>::count; i++) squares += low[i] * low[i];
-        UNROLL for (int i = 0; i < piece<T>::count; i++) squares += high[i] * high[i];
+        UNROLL
+        for (int i = 0; i < piece<T>::count; i++) squares += low[i] * low[i];
+        UNROLL
+        for (int i = 0; i < piece<T>::count; i++) squares += high[i] * high[i];
         float mean = group_sum(squares, c.lanes) / (float)c.dim;
         float rstd = w.at ? __fdiv_rn(1.0f, __fsqrt_rn(mean + c.eps)) : 0;
         if (!live) continue;
@@ -214,25 +230,30 @@ denormalize(const rope_call<T> &c, int which, float rstd, const pair<T> &x,
     const int count = piece<T>::count;
     float a[count], b[count], n[count], w[count], dot = 0;
     pair_widen(x, a, b);
-    UNROLL for (int i = 0; i < count; i++) a[i] *= rstd, b[i] *= rstd;
+    UNROLL
+    for (int i = 0; i < count; i++) a[i] *= rstd, b[i] *= rstd;
     piece_widen(piece_narrow<T>(a), n);
-    UNROLL for (int i = 0; i < count; i++) {
+    UNROLL
+    for (int i = 0; i < count; i++) {
         sums->low[0][i] += which == 0 ? low[i] * n[i] : 0;
         sums->low[1][i] += which == 1 ? low[i] * n[i] : 0;
     }
     piece_widen(piece_narrow<T>(b), n);
-    UNROLL for (int i = 0; i < count; i++) {
+    UNROLL
+    for (int i = 0; i < count; i++) {
         sums->high[0][i] += which == 0 ? high[i] * n[i] : 0;
         sums->high[1][i] += which == 1 ? high[i] * n[i] : 0;
     }
     float v[count];
     pair_widen(weight, w, v);
-    UNROLL for (int i = 0; i < count; i++) {
+    UNROLL
+    for (int i = 0; i < count; i++) {
         dot += low[i] * w[i] * a[i];
         dot += high[i] * v[i] * b[i];
     }
     float mean = group_sum(dot, c.lanes) / (float)c.dim;
-    UNROLL for (int i = 0; i < count && which < 2; i++) {
+    UNROLL
+    for (int i = 0; i < count && which < 2; i++) {
         low[i] = rstd * (low[i] * w[i] - a[i] * mean);
         high[i] = rstd * (high[i] * v[i] - b[i] * mean);
     }
@@ -243,9 +264,11 @@ template <typename T>
 static __device__ __forceinline__ void store_sums(const rope_call<T> &c, const place &p,
                                                   const weight_sums<T> &sums, float *space,
                                                   float *parts) {
-    UNROLL for (int which = 0; which < 2; which++) {
+    UNROLL
+    for (int which = 0; which < 2; which++) {
         __syncthreads();
-        UNROLL for (int i = 0; i < piece<T>::count; i++) {
+        UNROLL
+        for (int i = 0; i < piece<T>::count; i++) {
             if (p.first + i >= p.half) continue;
             space[p.slot * c.dim + p.first + i] = sums.low[which][i];
             space[p.slot * c.dim + p.half + p.first + i] = sums.high[which][i];
@@ -354,7 +377,7 @@ static status norm_backward(backend *b, const op_call *call, rope_call<T> c) {
     float *dk = (float *)call->gin[ROPE_K_NORM].data;
     float *parts = dq || dk ? (float *)call->scratch : NULL;
     int threads = threads_for(c.turned, c.lanes);
-    int64_t count = parts ? min_i64(c.rows, SPLITS) : c.rows;
+    int64_t count = parts ? min_i64(c.rows, ROPE_SPLITS) : c.rows;
     int64_t sums = (int64_t)(threads / c.lanes) * c.dim * (int64_t)sizeof(float);
     LAUNCH(rope_norm_backward<T>, (unsigned)count, threads,
            max_i64((int64_t)sizeof(turns), sums), cuda_stream(b), c, parts);
@@ -385,11 +408,4 @@ status cuda_rope_backward(backend *b, const op_call *call) {
     static const by_type run = {backward<float>, backward<bf16>, backward<f16>};
     TRY(check(call));
     return call->rows ? run[call->compute](b, call) : STATUS_OK;
-}
-
-int64_t cuda_rope_scratch(backend *b, const op_shape *shape) {
-    bool wanted = shape->gradients & (1u << ROPE_Q_NORM | 1u << ROPE_K_NORM);
-    if (!shape->backward || !wanted) return 0;
-    return min_i64(shape->rows, SPLITS) * 2 * shape->attr->rope.head_dim *
-           (int64_t)sizeof(float);
 }

@@ -2,8 +2,9 @@
  * kernels see them, pieces of 16 bytes, grids over pieces, sums over a block.
  *
  * These kernels are bound by memory: a thread holds one to four pieces of 16 bytes of each
- * operand in registers and asks for all of them before it uses the first. Rows that do not start
- * at multiples of 16 bytes (head size 8, windows) and the ends of rows go element by element.
+ * operand in registers and asks for all of them before it uses the first. Where rows do not start
+ * or end at multiples of 16 bytes (head size 8, windows), a kernel's other instance moves single
+ * elements instead (`pack`); long dense arrays have such a place only at their end (`piece`).
  * Nothing is __restrict__: the table lets outputs take their inputs' place. */
 #ifndef NIBBLE_AUTOGRAD_CUDA_ROWS_H
 #define NIBBLE_AUTOGRAD_CUDA_ROWS_H
@@ -19,15 +20,20 @@ enum {
 /* ---- on the host ---- */
 
 template <typename T> struct matrix {
-    T *at;          /* NULL: absent */
-    int64_t stride; /* elements from row to row */
-    bool wide;      /* every row starts at a multiple of 16 bytes */
+    T *at = NULL;       /* NULL: absent */
+    int64_t stride = 0; /* elements from row to row */
+    bool wide = true;   /* every row starts at a multiple of 16 bytes; true of absent ones */
 };
 
 template <typename T> static inline matrix<T> matrix_of(const tensor *t) {
-    matrix<T> m = {(T *)t->data, t->stride,
-                   (uintptr_t)t->data % 16 == 0 && t->stride * (int64_t)sizeof(T) % 16 == 0};
+    bool wide = (uintptr_t)t->data % 16 == 0 && t->stride * (int64_t)sizeof(T) % 16 == 0;
+    matrix<T> m = {(T *)t->data, t->stride, wide || !t->data};
     return m;
+}
+
+/* Whether rows of `cols` elements are made of whole pieces. */
+template <typename T> static inline bool whole_pieces(int64_t cols) {
+    return cols % piece<T>::count == 0;
 }
 
 /* A dense tensor as one long row. */
@@ -84,8 +90,8 @@ static __device__ __forceinline__ piece<T> piece_load(const matrix<T> &m, int64_
         p.bits = *(const uint4 *)at;
         return p;
     }
-    UNROLL for (int i = 0; i < p.count; i++) p.x[i] =
-        col + i < cols ? at[i] : from_f32<T>(0.0f);
+    UNROLL
+    for (int i = 0; i < p.count; i++) p.x[i] = col + i < cols ? at[i] : from_f32<T>(0.0f);
     return p;
 }
 template <typename T>
@@ -93,10 +99,12 @@ static __device__ __forceinline__ void
 piece_store(const matrix<T> &m, int64_t row, int64_t col, int64_t cols, const piece<T> &p) {
     T *at = m.at + row * m.stride + col;
     if (m.wide && col + p.count <= cols) {
-        *(uint4 *)at = p.bits;
+        store_16(at, p.bits);
         return;
     }
-    UNROLL for (int i = 0; i < p.count; i++) if (col + i < cols) at[i] = p.x[i];
+    UNROLL
+    for (int i = 0; i < p.count; i++)
+        if (col + i < cols) at[i] = p.x[i];
 }
 
 /* Two numbers in one word, rounded to T; and back. The first is in the lower half. */
@@ -123,7 +131,8 @@ template <> __device__ __forceinline__ float2 unpack_two<f16>(uint32_t both) {
 template <typename T>
 static __device__ __forceinline__ void piece_widen(const piece<T> &p, float *x) {
     const uint32_t word[4] = {p.bits.x, p.bits.y, p.bits.z, p.bits.w};
-    UNROLL for (int i = 0; i < 4; i++) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
         float2 both = unpack_two<T>(word[i]);
         x[2 * i] = both.x, x[2 * i + 1] = both.y;
     }
@@ -145,18 +154,77 @@ template <> __device__ __forceinline__ piece<float> piece_narrow<float>(const fl
     return p;
 }
 
-/* Stores g, or adds it to what stands there in f32: the gradient of an activation. g is used up. */
+/* ---- packs: n elements of T, 16 bytes of them or one ---- */
+
+template <typename T, int n> struct pack { uint4 bits; };
+template <typename T> struct pack<T, 1> { T one; };
+
 template <typename T>
-static __device__ __forceinline__ void piece_gradient(const matrix<T> &m, bool add,
-                                                      int64_t row, int64_t col, int64_t cols,
-                                                      float *g) {
-    if (add) {
-        float old[piece<T>::count];
-        piece_widen(piece_load(m, row, col, cols), old);
-        UNROLL for (int i = 0; i < piece<T>::count; i++) g[i] += old[i];
-    }
-    piece_store(m, row, col, cols, piece_narrow<T>(g));
+static __device__ __forceinline__ void pack_widen(const pack<T, 1> &p, float *x) {
+    x[0] = to_f32<T>(p.one);
 }
+template <typename T, int n>
+static __device__ __forceinline__ void pack_widen(const pack<T, n> &p, float *x) {
+    piece<T> whole;
+    whole.bits = p.bits;
+    piece_widen(whole, x);
+}
+template <typename T>
+static __device__ __forceinline__ void pack_round(pack<T, 1> *p, const float *x) {
+    p->one = from_f32<T>(x[0]);
+}
+template <typename T, int n>
+static __device__ __forceinline__ void pack_round(pack<T, n> *p, const float *x) {
+    p->bits = piece_narrow<T>(x).bits;
+}
+template <typename T, int n>
+static __device__ __forceinline__ pack<T, n> pack_narrow(const float *x) {
+    pack<T, n> p;
+    pack_round(&p, x);
+    return p;
+}
+/* x rounded to T, as f32. */
+template <typename T, int n> static __device__ __forceinline__ void pack_round_all(float *x) {
+    pack_widen(pack_narrow<T, n>(x), x);
+}
+
+/* n elements from [row, col] on; zeros where col is not below cols. */
+template <int n, typename T>
+static __device__ __forceinline__ pack<T, n> pack_load(const matrix<T> &m, int64_t row,
+                                                       int64_t col, int64_t cols) {
+    pack<T, n> p = {};
+    if (col < cols) p = *(const pack<T, n> *)(m.at + row * m.stride + col);
+    return p;
+}
+template <typename T>
+static __device__ __forceinline__ void pack_write(T *at, const pack<T, 1> &p) {
+    *at = p.one;
+}
+template <typename T, int n>
+static __device__ __forceinline__ void pack_write(T *at, const pack<T, n> &p) {
+    store_16(at, p.bits);
+}
+/* Nothing where col is not below cols. */
+template <typename T, int n>
+static __device__ __forceinline__ void pack_store(const matrix<T> &m, int64_t row, int64_t col,
+                                                  int64_t cols, const pack<T, n> &p) {
+    if (col < cols) pack_write(m.at + row * m.stride + col, p);
+}
+
+/* Stores g, or adds it in f32 to what stands there: the gradient of an activation. g is used up. */
+template <int n, typename T>
+static __device__ __forceinline__ void pack_gradient(const matrix<T> &m, bool add, int64_t row,
+                                                     int64_t col, int64_t cols, float *g) {
+    if (add) {
+        float old[n];
+        pack_widen(pack_load<n>(m, row, col, cols), old);
+        UNROLL
+        for (int i = 0; i < n; i++) g[i] += old[i];
+    }
+    pack_store(m, row, col, cols, pack_narrow<T, n>(g));
+}
+
+/* ---- sums ---- */
 
 /* Sum over the block, the same bits in every thread. All threads come here; `space` is shared
  * memory of ROW_WARPS elements that nothing else uses until the next barrier. */

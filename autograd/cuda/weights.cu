@@ -67,18 +67,21 @@ static __device__ __forceinline__ void scales_of(const fourbit &w, const tables 
     unsigned ahead = (unsigned)(first - (block << w.shift));
     if (!w.absmax2) {
         const float *absmax = (const float *)w.absmax + block;
-        UNROLL for (int k = 0; k < PIECES; k++) scale[k] = absmax[(ahead + at[k]) >> w.shift];
+        UNROLL
+        for (int k = 0; k < PIECES; k++) scale[k] = absmax[(ahead + at[k]) >> w.shift];
         return;
     }
     const uint8_t *absmax = (const uint8_t *)w.absmax + block;
     const float *absmax2 = w.absmax2 + nest;
     unsigned past = (unsigned)(block - nest * TENSOR_NEST_BLOCK), code[PIECES];
-    UNROLL for (int k = 0; k < PIECES; k++) {
+    UNROLL
+    for (int k = 0; k < PIECES; k++) {
         unsigned b = (ahead + at[k]) >> w.shift;
         code[k] = absmax[b];
         scale[k] = absmax2[(past + b) / TENSOR_NEST_BLOCK];
     }
-    UNROLL for (int k = 0; k < PIECES; k++) scale[k] = nested_scale(t, code[k], scale[k]);
+    UNROLL
+    for (int k = 0; k < PIECES; k++) scale[k] = nested_scale(t, code[k], scale[k]);
 }
 
 /* `count` codes: the first in bits 4..7, the second in bits 0..3, the third in 12..15, ... */
@@ -92,8 +95,9 @@ static __device__ __forceinline__ piece<T> decode(uint32_t codes, float scale,
                                                   const tables *t) {
     const int count = piece<T>::count;
     float x[count];
-    UNROLL for (int i = 0; i < count; i++) x[i] =
-        __fmul_rn(t->code[codes >> 4 * (i ^ 1) & 15], scale);
+    UNROLL
+    for (int i = 0; i < count; i++)
+        x[i] = __fmul_rn(t->code[codes >> 4 * (i ^ 1) & 15], scale);
     return piece_narrow<T>(x);
 }
 
@@ -117,8 +121,8 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t start = (int64_t)blockIdx.x * (THREADS * PIECES), before = start * count;
     int left = pieces - start < THREADS * PIECES ? (int)(pieces - start) : THREADS * PIECES;
     const uint8_t *from = w.codes + ((first + before) >> 1);
-    UNROLL for (int k = 0; k < PIECES;
-                k++) { /* past the end the last piece again, not stored */
+    UNROLL
+    for (int k = 0; k < PIECES; k++) { /* past the end the last piece again, not stored */
         at[k] = (unsigned)min(k * THREADS + (int)threadIdx.x, left - 1) * count;
         codes[k] = codes_at<count>(from + at[k] / 2);
     }
@@ -127,11 +131,12 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t row = before / in;
     unsigned col = (unsigned)(before - row * in); /* of the block's first piece */
     to += row * stride;
-    UNROLL for (int k = 0; k < PIECES; k++) {
+    UNROLL
+    for (int k = 0; k < PIECES; k++) {
         unsigned n = col + at[k], down = rows_in(n, in, magic);
         piece<T> p = decode<T>(codes[k], scale[k], t);
         if (k * THREADS + (int)threadIdx.x < left)
-            *(uint4 *)(to + (uint64_t)down * (unsigned)stride + (n - down * in)) = p.bits;
+            store_16(to + (uint64_t)down * (unsigned)stride + (n - down * in), p.bits);
     }
 }
 

@@ -75,11 +75,8 @@ static inline float exp2_fast(float x) {
     return y < 0x1p-126f ? 0.0f : y;
 }
 
-static inline uint4 load_16_once(const void *global) {
-    return __ldcs((const uint4 *)global);
-}
-static inline void store_16_once(void *global, uint4 x) {
-    __stcs((uint4 *)global, x);
+static inline void store_16(void *global, uint4 x) {
+    *(uint4 *)global = x;
 }
 
 #endif
