@@ -23,7 +23,8 @@ enum { STAGES = 2 };
 template <int D> struct keys_shape {
     static const int warps = 8, threads = warps * WARP;
     static const int halves = D > 128 ? 2 : 1, cols = D / halves;
-    static const int own = 16 * warps / halves, met = D > 128 ? 16 : 32;
+    static const int own = 16 * warps / halves, met = D > 128 ? 16 : D > 64 ? 32 : 64;
+    static const bool hold_a = D <= 128, hold_b = D < 128; /* as far as registers go */
     /* bytes; stats begin at an even row, so a tile has up to two more */
     static const int tile = met * tile_row<D>::bytes, stats_bytes = (met + 2) * 8;
     static const int ring = 2 * own * tile_row<D>::bytes, stats = ring + STAGES * 2 * tile;
@@ -32,12 +33,43 @@ template <int D> struct keys_shape {
 
 template <int D> struct queries_shape {
     static const int warps = D > 128 ? 4 : 8, threads = warps * WARP;
-    static const int own = 16 * warps, met = D > 128 ? 16 : 32;
+    static const int own = 16 * warps, met = D > 128 ? 16 : D > 64 ? 32 : 64;
+    static const bool hold = D <= 128;
     static const int tile = met * tile_row<D>::bytes, ring = 2 * own * tile_row<D>::bytes;
     static const int shared = ring + STAGES * 2 * tile;
 };
 
 /* ---- scores and their gradients ---- */
+
+/* A warp's 16 rows as A operands: in registers, or where there are too few, read from their tile
+ * each time. */
+template <int D> struct own_rows {
+    uint32_t x[D / TILE_STEP][4];
+    int at; /* of the tile, for this lane */
+};
+
+template <int D>
+static __device__ __forceinline__ void own_take(own_rows<D> &w, const unsigned char *space,
+                                                int at, bool hold) {
+    w.at = at + tile_lane_a<D>();
+    if (!hold) return;
+    UNROLL
+    for (int k = 0; k < D / TILE_STEP; k++)
+        ldmatrix_x4(w.x[k], space + tile_along<D>(w.at, k));
+}
+
+/* s = the rows times the N rows from `b`. */
+template <typename T, int D, int N>
+static __device__ __forceinline__ void own_scores(float s[1][N / 8][4], own_rows<D> &w,
+                                                  const unsigned char *space, int b,
+                                                  bool hold) {
+    tile_zero<1, N>(s);
+    UNROLL
+    for (int k = 0; k < D / TILE_STEP; k++) {
+        if (!hold) ldmatrix_x4(w.x[k], space + tile_along<D>(w.at, k));
+        tile_multiply<T, D, 1, N>(s, &w.x[k], space, b, k);
+    }
+}
 
 /* Raw scores become what stands in the exponent, in units of unit2; those that are not seen
  * become -inf. Row r and column c are seen if 0 <= ahead + sign (r - c) < reach and c < cols;
@@ -127,8 +159,13 @@ static __global__ void __launch_bounds__(keys_shape<D>::threads, 1)
     load_queries<T, D>(a, t, space, 0, head, query);
 
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, half = warp % shape::halves;
-    int mine = warp / shape::halves * 16, own_at = mine * bytes + tile_lane_a<D>();
+    int mine = warp / shape::halves * 16;
     int key = mine < count ? t.first + mine : 1 << 30; /* seen by nobody */
+    own_rows<D> k, v;
+    cp_async_wait<0>();
+    __syncthreads();
+    own_take<D>(k, space, mine * bytes, shape::hold_a);
+    own_take<D>(v, space, (shape::own + mine) * bytes, shape::hold_b);
     float dk[1][shape::cols / 8][4], dv[1][shape::cols / 8][4];
     tile_zero<1, shape::cols>(dk);
     tile_zero<1, shape::cols>(dv);
@@ -147,16 +184,16 @@ static __global__ void __launch_bounds__(keys_shape<D>::threads, 1)
         if (query >= end) query = begin, head++;
         if (head < last) load_queries<T, D>(a, t, space, stage ^ 1, head, query);
         if (!seen) continue;
-        tile_scores<T, D, 1, N>(s, space, own_at, at + tile_lane_scores<D>());
-        tile_scores<T, D, 1, N>(dp, space, shape::own * bytes + own_at,
-                                at + shape::tile + tile_lane_scores<D>());
+        at += tile_lane_scores<D>();
+        own_scores<T, D, N>(s, k, space, at, shape::hold_a);
+        own_scores<T, D, N>(dp, v, space, at + shape::tile, shape::hold_b);
         prepare_scores<N>(a, s[0], all, ahead, -1, t.count - key - ahead);
         UNROLL
         for (int i = 0; i < N / 2; i++) {
             float2 of = stats[i / 4 * 8 + i % 2];
             derive(a, s[0][i / 4][i % 4], dp[0][i / 4][i % 4], of.x * LOG2E, of.y);
         }
-        at += tile_lane_sums<D>() + half * shape::cols * 2;
+        at += tile_lane_sums<D>() - tile_lane_scores<D>() + half * shape::cols * 2;
         tile_sums<T, D, shape::cols, 1, N>(dv, s, space, at + shape::tile);
         tile_sums<T, D, shape::cols, 1, N>(dk, dp, space, at);
     }
@@ -170,7 +207,7 @@ static __global__ void __launch_bounds__(keys_shape<D>::threads, 1)
         tile_add<T, shape::cols>(dk[0], g + key_col, a.g_stride, left, dim);
         tile_add<T, shape::cols>(dv[0], g + value_col, a.g_stride, left, dim);
     }
-    own_at = mine * bytes + half * shape::cols * 2;
+    int own_at = mine * bytes + half * shape::cols * 2;
     tile_store<T, D, shape::cols>(space, own_at, dk[0], g + key_col, a.g_stride, left, dim);
     tile_store<T, D, shape::cols>(space, own_at, dv[0], g + value_col, a.g_stride, left, dim);
 }
@@ -225,7 +262,6 @@ static __global__ void __launch_bounds__(queries_shape<D>::threads, 1)
     load_keys<T, D>(a, space, 0, keys, left);
 
     int lane = threadIdx.x % WARP, mine = threadIdx.x / WARP * 16;
-    int own_at = mine * bytes + tile_lane_a<D>();
     int query = mine < count ? t.first + mine : -16; /* sees nothing */
     float2 stats[2];
     UNROLL
@@ -234,6 +270,11 @@ static __global__ void __launch_bounds__(queries_shape<D>::threads, 1)
         stats[i] = own < count ? a.stats[head * a.plane + row + own] : make_float2(0, 0);
         stats[i].x *= LOG2E;
     }
+    own_rows<D> q, dy;
+    cp_async_wait<0>();
+    __syncthreads();
+    own_take<D>(q, space, mine * bytes, shape::hold);
+    own_take<D>(dy, space, (shape::own + mine) * bytes, shape::hold);
     float dq[1][D / 8][4];
     tile_zero<1, D>(dq);
     for (; left > 0; left -= N, key += N, stage ^= 1) {
@@ -246,9 +287,9 @@ static __global__ void __launch_bounds__(queries_shape<D>::threads, 1)
         keys += N * a.key_stride;
         load_keys<T, D>(a, space, stage ^ 1, keys, left - N);
         if (!seen) continue;
-        tile_scores<T, D, 1, N>(s, space, own_at, at + tile_lane_scores<D>());
-        tile_scores<T, D, 1, N>(dp, space, shape::own * bytes + own_at,
-                                at + shape::tile + tile_lane_scores<D>());
+        own_scores<T, D, N>(s, q, space, at + tile_lane_scores<D>(), shape::hold);
+        own_scores<T, D, N>(dp, dy, space, at + shape::tile + tile_lane_scores<D>(),
+                            shape::hold);
         prepare_scores<N>(a, s[0], all, ahead, 1, N);
         UNROLL
         for (int i = 0; i < N / 2; i++)

@@ -11,7 +11,7 @@
 
 #include <math.h>
 
-enum { WARPS = 4, THREADS = WARPS * WARP, RING = 3 };
+enum { WARPS = 4, THREADS = WARPS * WARP, RING = 3, SLACK = 8 };
 
 template <int D> struct forward_shape {
     static const int R = D > 128 ? 1 : 2; /* groups of 16 rows that a warp owns */
@@ -70,6 +70,21 @@ static __device__ __forceinline__ void mask(const attention_args &a, float s[R][
     }
 }
 
+/* s = the warp's queries, from `a`, times the tile's keys, from `b`. */
+template <typename T, int D, int R, int N>
+static __device__ __forceinline__ void score(float s[R][N / 8][4], const unsigned char *space,
+                                             int a, int b) {
+    tile_zero<R, N>(s);
+    UNROLL
+    for (int k = 0; k < D / TILE_STEP; k++) {
+        uint32_t x[R][4];
+        UNROLL
+        for (int r = 0; r < R; r++)
+            ldmatrix_x4(x[r], space + tile_along<D>(a, k) + r * tile_row<D>::group);
+        tile_multiply<T, D, R, N>(s, x, space, b, k);
+    }
+}
+
 /* Raw scores to tanh of the capped ones; what remains is a factor of softcap. */
 template <int R, int N>
 static __device__ __forceinline__ void cap(float s[R][N / 8][4], float inner) {
@@ -78,34 +93,55 @@ static __device__ __forceinline__ void cap(float s[R][N / 8][4], float inner) {
     for (int i = 0; i < R * N / 2; i++) x[i] = attention_tanh(x[i] * inner);
 }
 
-/* Scores become weights, 2^(unit2 (s - max)); what was summed so far follows a new maximum. */
+/* Follows new maxima: once one of the warp's rows has outgrown its own by 2^SLACK, every row takes
+ * its own, and what was summed so far fades. Until then weights may exceed 1, which neither f32
+ * sums nor 16-bit weights mind, and most tiles spare the multiplications. */
+template <int D, int N>
+static __device__ __forceinline__ void
+follow(forward_rows<D> &w, const float s[forward_shape<D>::R][N / 8][4], float unit2) {
+    float top[2 * forward_shape<D>::R];
+    bool grown = false;
+    UNROLL
+    for (int i = 0; i < 2 * forward_shape<D>::R; i++) {
+        top[i] = -INFINITY;
+        UNROLL
+        for (int n = 0; n < N / 8; n++) {
+            const float *pair = &s[i / 2][n][i % 2 * 2];
+            top[i] = fmaxf(top[i], fmaxf(pair[0], pair[1]));
+        }
+        top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 1));
+        top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 2));
+        grown = grown || top[i] * unit2 > w.max[i / 2][i % 2] * unit2 + SLACK;
+    }
+    if (!__any_sync(0xffffffffu, grown)) return;
+    UNROLL
+    for (int i = 0; i < 2 * forward_shape<D>::R; i++) {
+        float *max = &w.max[i / 2][i % 2], old = *max;
+        *max = fmaxf(old, top[i]);
+        float fade = *max > old ? exp2_fast((old - *max) * unit2) : 1.0f;
+        w.sum[i / 2][i % 2] *= fade;
+        UNROLL
+        for (int c = 0; c < D / 8; c++) {
+            w.out[i / 2][c][i % 2 * 2] *= fade;
+            w.out[i / 2][c][i % 2 * 2 + 1] *= fade;
+        }
+    }
+}
+
+/* Scores become weights, 2^(unit2 (s - max)). */
 template <int D, int N>
 static __device__ __forceinline__ void
 soften(forward_rows<D> &w, float s[forward_shape<D>::R][N / 8][4], float unit2) {
+    follow<D, N>(w, s, unit2);
     UNROLL
-    for (int row = 0; row < 2 * forward_shape<D>::R; row++) {
-        int r = row / 2, i = row % 2;
-        float top = w.max[r][i], sum = 0;
-        UNROLL
-        for (int n = 0; n < N / 8; n++)
-            top = fmaxf(top, fmaxf(s[r][n][2 * i], s[r][n][2 * i + 1]));
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-        float base = top == -INFINITY ? 0.0f : top * unit2; /* no key seen so far */
-        float fade = exp2_fast(w.max[r][i] * unit2 - base);
-        w.max[r][i] = top;
+    for (int i = 0; i < 2 * forward_shape<D>::R; i++) {
+        float max = w.max[i / 2][i % 2], base = max == -INFINITY ? 0.0f : max * unit2;
         UNROLL
         for (int n = 0; n < N / 8; n++) {
-            float *pair = &s[r][n][2 * i];
+            float *pair = &s[i / 2][n][i % 2 * 2];
             pair[0] = exp2_fast(pair[0] * unit2 - base);
             pair[1] = exp2_fast(pair[1] * unit2 - base);
-            sum += pair[0] + pair[1];
-        }
-        w.sum[r][i] = w.sum[r][i] * fade + sum;
-        UNROLL
-        for (int c = 0; c < D / 8; c++) {
-            w.out[r][c][2 * i] *= fade;
-            w.out[r][c][2 * i + 1] *= fade;
+            w.sum[i / 2][i % 2] += pair[0] + pair[1];
         }
     }
 }
@@ -179,8 +215,7 @@ static __global__ void __launch_bounds__(THREADS, 2) forward(attention_args a) {
         keys += N * a.key_stride;
         load<T, D>(a, space, before<D>(at), keys, left - N);
         if (seen) {
-            tile_scores<T, D, R, N>(s, space, own_at + tile_lane_a<D>(),
-                                    at + tile_lane_scores<D>());
+            score<T, D, R, N>(s, space, own_at + tile_lane_a<D>(), at + tile_lane_scores<D>());
             if (a.inner > 0) cap<R, N>(s, a.inner);
             mask<R, N>(a, s, query - key);
             soften<D, N>(w, s, a.unit2);

@@ -81,7 +81,7 @@ static __device__ __forceinline__ void tile_load(unsigned char *space, int at, c
                     (ROWS % pass == 0 || row + i * pass < ROWS);
         if (mine)
             cp_async_16(space + at + tile_at<D>(row + i * pass, c), from, row + i * pass < n);
-        from += pass * stride;
+        from += pass * (int)stride;
     }
 }
 
@@ -114,26 +114,19 @@ static __device__ __forceinline__ void tile_zero(float o[R][COLS / 8][4]) {
     for (int i = 0; i < R * COLS / 2; i++) x[i] = 0;
 }
 
-/* s [16 R rows, N] = A B^T over D elements: A's rows from `a`, B's N rows from `b`. */
+/* s [16 R rows, N] += step k of A B^T: A's fragments in x, B's N rows from `b`. */
 template <typename T, int D, int R, int N>
-static __device__ __forceinline__ void tile_scores(float s[R][N / 8][4],
-                                                   const unsigned char *space, int a, int b) {
-    tile_zero<R, N>(s);
+static __device__ __forceinline__ void
+tile_multiply(float s[R][N / 8][4], const uint32_t x[R][4], const unsigned char *space, int b,
+              int k) {
     UNROLL
-    for (int k = 0; k < D / TILE_STEP; k++) {
-        uint32_t x[R][4];
+    for (int n = 0; n < N / 16; n++) {
+        uint32_t y[4];
+        ldmatrix_x4(y, space + tile_along<D>(b, k) + n * tile_row<D>::group);
         UNROLL
-        for (int r = 0; r < R; r++)
-            ldmatrix_x4(x[r], space + tile_along<D>(a, k) + r * tile_row<D>::group);
-        UNROLL
-        for (int n = 0; n < N / 16; n++) {
-            uint32_t y[4];
-            ldmatrix_x4(y, space + tile_along<D>(b, k) + n * tile_row<D>::group);
-            UNROLL
-            for (int r = 0; r < R; r++) {
-                mma_16816<T>(s[r][2 * n], x[r], y);
-                mma_16816<T>(s[r][2 * n + 1], x[r], y + 2);
-            }
+        for (int r = 0; r < R; r++) {
+            mma_16816<T>(s[r][2 * n], x[r], y);
+            mma_16816<T>(s[r][2 * n + 1], x[r], y + 2);
         }
     }
 }
