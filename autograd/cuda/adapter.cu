@@ -359,10 +359,6 @@ static void launch_sum_plain(backend *b, const adapter_wide *wide, const float *
            t->rows, t->cols, r, as_rows, wide->drop, space);
 }
 
-int64_t cuda_adapter_sum_bytes(int64_t rows, int64_t cols, int64_t r) {
-    return 4 * ceil_div(rows, ADAPTER_SPLIT) * cols * r;
-}
-
 status cuda_adapter_sum(backend *b, const adapter_wide *wide, const float *thin, int64_t r,
                         bool as_rows, float *gradient, float *space) {
     const tensor *t = &wide->t;

@@ -11,12 +11,12 @@
 #define NIBBLE_AUTOGRAD_CUDA_ADAPTER_H
 
 #include "autograd/cuda/cuda.h"
+#include "autograd/cuda/linear_size.h"
 
 extern "C" {
 #include "autograd/cpu/dropout.h"
 }
 
-enum { ADAPTER_SPLIT = 512 /* rows of one partial sum */ };
 
 /* A product's wide operand: t [rows, cols] of type C, dropped where `drop` is on. */
 typedef struct adapter_wide {
@@ -33,6 +33,5 @@ status cuda_adapter_turn(backend *b, const tensor *t, void *turned);
  * thin f32 [rows, r]. `space`: cuda_adapter_sum_bytes. */
 status cuda_adapter_sum(backend *b, const adapter_wide *wide, const float *thin, int64_t r,
                         bool as_rows, float *gradient, float *space);
-int64_t cuda_adapter_sum_bytes(int64_t rows, int64_t cols, int64_t r);
 
 #endif

@@ -90,12 +90,6 @@ status cuda_attention_forward(backend *b, const op_call *call) {
     return STATUS_OK;
 }
 
-int64_t cuda_attention_scratch(backend *b, const op_shape *shape) {
-    if (!shape->backward) return 0;
-    return shape->attr->attention.heads * round_up_i64(shape->rows, 2) *
-           (int64_t)sizeof(float2);
-}
-
 status cuda_attention_backward(backend *b, const op_call *call) {
     TRY(check_sizes(call->attr));
     if (!call->rows || !call->gin[ATTENTION_QKV].data) return STATUS_OK;

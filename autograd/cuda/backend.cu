@@ -123,44 +123,19 @@ static void cuda_release(backend *b, bool host, void *base, int64_t bytes) {
 
 /* ---- what differs by operation ---- */
 
-typedef struct needs {
-    int64_t (*scratch)(backend *b, const op_shape *s);
-    status (*prepare)(backend *b, const op_shape *s);
-} needs;
-
-static needs needs_of(operation op) {
-    switch (op) {
-    case OP_EMBEDDING:
-        return (needs){cuda_embedding_scratch, NULL};
-    case OP_RMSNORM:
-        return (needs){cuda_rmsnorm_scratch, NULL};
-    case OP_LINEAR:
-        return (needs){cuda_linear_scratch, cuda_linear_prepare};
-    case OP_ROPE:
-        return (needs){cuda_rope_scratch, NULL};
-    case OP_ATTENTION:
-        return (needs){cuda_attention_scratch, cuda_attention_prepare};
-    case OP_HEAD_CROSS_ENTROPY:
-        return (needs){cuda_head_cross_entropy_scratch, cuda_head_cross_entropy_prepare};
-    case OP_LOGITS:
-        return (needs){cuda_logits_scratch, cuda_logits_prepare};
-    case OP_FAKE_QUANT:
-        return (needs){cuda_fake_quant_scratch, NULL};
-    case OP_SQUARE_SUM:
-        return (needs){cuda_square_sum_scratch, NULL};
-    default:
-        return (needs){NULL, NULL};
-    }
-}
-
-static int64_t cuda_scratch(backend *b, const op_shape *s) {
-    needs n = needs_of(s->op);
-    return n.scratch ? n.scratch(b, s) : 0;
-}
-
 static status cuda_prepare(backend *b, const op_shape *s) {
-    needs n = needs_of(s->op);
-    return n.prepare ? n.prepare(b, s) : STATUS_OK;
+    switch (s->op) {
+    case OP_LINEAR:
+        return cuda_linear_prepare(b, s);
+    case OP_ATTENTION:
+        return cuda_attention_prepare(b, s);
+    case OP_HEAD_CROSS_ENTROPY:
+        return cuda_head_cross_entropy_prepare(b, s);
+    case OP_LOGITS:
+        return cuda_logits_prepare(b, s);
+    default:
+        return STATUS_OK;
+    }
 }
 
 /* ---- opening ---- */
@@ -327,7 +302,7 @@ static void make_table(backend_table *t) {
     t->alignment = CUDA_ALIGN;
     t->reserve = cuda_reserve;
     t->release = cuda_release;
-    t->scratch = cuda_scratch;
+    t->scratch = cuda_scratch_bytes;
     t->prepare = cuda_prepare;
     t->measure = cuda_measure;
     t->copy = cuda_copy;

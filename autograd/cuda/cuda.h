@@ -1,7 +1,7 @@
 /* cuda.h: what the files of the CUDA back end share: its struct and the functions of its table.
  *
  * Operations enqueue kernels on one compute stream and return; they allocate nothing and wait for
- * nothing. What they need beside their operands is planned as scratch (cuda_X_scratch bytes at
+ * nothing. What they need beside their operands is planned as scratch (sizes.h; at
  * call->scratch). Copies run on two streams of their own, ordered by events. Every call of the
  * runtime is checked: CUDA_TRY; the first failure sticks, is returned by everything after it
  * and by sync, and ends the run with STATUS_DEVICE.
@@ -17,13 +17,13 @@ extern "C" {
 
 #include "autograd/backend.h"
 #include "autograd/cuda/gemm.h"
+#include "autograd/cuda/sizes.h"
 #include "common/checked.h"
 #include "common/worker.h"
 
 #include <cuda_runtime.h>
 
 enum {
-    CUDA_ALIGN = 256,  /* bytes; of every planned address */
     CUDA_EVENTS = 256, /* per queue: marks that may be waited for at a time */
 };
 
@@ -101,16 +101,6 @@ status cuda_loss_sum_forward(backend *b, const op_call *call);
 status cuda_square_sum_forward(backend *b, const op_call *call);
 status cuda_adamw_forward(backend *b, const op_call *call);
 
-/* Bytes of scratch per call; operations that are not named here need none. */
-int64_t cuda_linear_scratch(backend *b, const op_shape *shape);
-int64_t cuda_attention_scratch(backend *b, const op_shape *shape);
-int64_t cuda_rmsnorm_scratch(backend *b, const op_shape *shape);
-int64_t cuda_rope_scratch(backend *b, const op_shape *shape);
-int64_t cuda_embedding_scratch(backend *b, const op_shape *shape);
-int64_t cuda_head_cross_entropy_scratch(backend *b, const op_shape *shape);
-int64_t cuda_logits_scratch(backend *b, const op_shape *shape);
-int64_t cuda_fake_quant_scratch(backend *b, const op_shape *shape);
-int64_t cuda_square_sum_scratch(backend *b, const op_shape *shape);
 /* Lets the library choose (heuristics) and loads kernels for these shapes. */
 status cuda_linear_prepare(backend *b, const op_shape *shape);
 status cuda_head_cross_entropy_prepare(backend *b, const op_shape *shape);

@@ -1,76 +1,21 @@
 /* head.cu: the language model's head on the card: OP_HEAD_CROSS_ENTROPY and OP_LOGITS.
  *
  * Rows without a target are dropped before the products: one block numbers the others in order,
- * and they go in chunks of CHUNK rows, so at most [CHUNK, V] logits in C exist (V = 128,256 in
+ * and they go in chunks of HEAD_CHUNK rows, so at most [HEAD_CHUNK, V] logits in C exist (V = 128,256 in
  * bf16: 263 MB). How many there are is on the device; the host enqueues as many chunks as
  * call->targets says, or as all rows may need, and rows beyond the last are zeros.
  *
  * A block makes a row: one pass for the greatest logit and the sum of exponentials (each thread
  * carries both, 16 bytes at a time), one that puts dlogits in the logits' place. */
+#include "autograd/cuda/head_size.h"
 #include "autograd/cuda/rows.h"
-#include "autograd/cuda/scratch.h"
 
 #include <math.h>
 
 enum {
-    CHUNK = 1024,        /* kept rows per product */
-    STEP = 64,           /* rows of a product are a multiple of it: few shapes */
     COUNT_THREADS = 512, /* of the block that numbers rows */
     ROW_BLOCK = 256,     /* threads of a row of logits */
 };
-
-typedef struct head_size {
-    dtype type; /* C */
-    int64_t rows, width, vocabulary;
-    int64_t pitch; /* of the logits: rows begin at multiples of 16 bytes */
-    bool dx, dw;
-} head_size;
-
-typedef struct head_space {
-    int32_t *kept; /* [rows rounded up] numbers of the rows with a target, then -1 */
-    void *x;       /* C [chunk, H] gathered */
-    void *logits;  /* C [chunk, pitch] */
-    void *dx;      /* C [chunk, H] */
-    void *gemm;
-} head_space;
-
-static head_size size_of(dtype type, int64_t rows, int64_t width, int64_t vocabulary) {
-    head_size z = {};
-    z.type = type;
-    z.rows = rows;
-    z.width = width;
-    z.vocabulary = vocabulary;
-    z.pitch = round_up_i64(vocabulary, 8);
-    return z;
-}
-
-static head_size size_of_shape(const op_shape *s) {
-    head_size z = size_of(s->compute, s->rows, s->in[HEAD_W].cols, s->in[HEAD_W].rows);
-    z.dx = s->backward && s->gradients >> HEAD_X & 1;
-    z.dw = s->backward && s->gradients >> HEAD_W & 1;
-    return z;
-}
-
-static head_size size_of_call(const op_call *c) {
-    head_size z = size_of(c->compute, c->rows, c->in[HEAD_W].cols, c->in[HEAD_W].rows);
-    z.dx = c->gin[HEAD_X].data != NULL;
-    z.dw = c->gin[HEAD_W].data != NULL;
-    return z;
-}
-
-static int64_t chunk_of(int64_t rows) {
-    return min_i64(round_up_i64(rows, STEP), CHUNK);
-}
-
-static void take(cuda_scratch *s, const head_size *z, head_space *out) {
-    int64_t rows = chunk_of(z->rows), size = dtype_bytes(z->type);
-    out->kept = (int32_t *)cuda_take(s, 4 * round_up_i64(z->rows, CHUNK));
-    out->x = cuda_take(s, rows * z->width * size);
-    out->logits = cuda_take(s, rows * z->pitch * size);
-    out->dx = cuda_take(s, z->dx ? rows * z->width * size : 0);
-    int64_t wide = max_i64(z->vocabulary, z->width);
-    out->gemm = cuda_take(s, cuda_gemm_space(z->dw ? max_i64(rows, z->width) : rows, wide));
-}
 
 /* ---- which rows ---- */
 
@@ -357,22 +302,22 @@ static status clear_rows(backend *b, const tensor *t) {
 }
 
 static status run_head(backend *b, const op_call *c) {
-    head_size z = size_of_call(c);
+    head_size z = cuda_head_size_of_call(c);
     cuda_scratch s = {(char *)c->scratch, 0};
     head_space at;
     if (z.rows == 0) return STATUS_OK;
-    take(&s, &z, &at);
+    cuda_head_take(&s, &z, &at);
     TRY(cuda_scratch_check(&s, "head_cross_entropy", c->scratch_bytes));
     TRY(clear_rows(b, &c->out[HEAD_LOGP]));
     TRY(clear_rows(b, &c->out[HEAD_LSE]));
     if (z.dx && !(c->add >> HEAD_X & 1)) TRY(clear_rows(b, &c->gin[HEAD_X]));
     LAUNCH(keep_kernel, 1, COUNT_THREADS, sizeof(int) * COUNT_THREADS / WARP, cuda_stream(b),
            (const int32_t *)c->in[HEAD_TARGETS].data, z.rows, at.kept,
-           round_up_i64(z.rows, CHUNK));
+           round_up_i64(z.rows, HEAD_CHUNK));
     TRY(CUDA_LAUNCHED(b, "head_cross_entropy: rows"));
     int64_t count = c->targets > 0 ? min_i64(c->targets, z.rows) : z.rows;
-    for (int64_t i = 0; i < count; i += CHUNK)
-        TRY(run_chunk(b, c, &z, &at, at.kept + i, chunk_of(count - i)));
+    for (int64_t i = 0; i < count; i += HEAD_CHUNK)
+        TRY(run_chunk(b, c, &z, &at, at.kept + i, cuda_head_chunk(count - i)));
     return STATUS_OK;
 }
 
@@ -383,17 +328,9 @@ status cuda_head_cross_entropy_backward(backend *b, const op_call *c) {
     return run_head(b, c);
 }
 
-int64_t cuda_head_cross_entropy_scratch(backend *b, const op_shape *shape) {
-    head_size z = size_of_shape(shape);
-    cuda_scratch s = {};
-    head_space at;
-    take(&s, &z, &at);
-    return s.used;
-}
-
 status cuda_head_cross_entropy_prepare(backend *b, const op_shape *shape) {
-    head_size z = size_of_shape(shape);
-    int64_t rows = chunk_of(z.rows);
+    head_size z = cuda_head_size_of_shape(shape);
+    int64_t rows = cuda_head_chunk(z.rows);
     cuda_gemm *g = cuda_of(b)->gemm;
     cuda_gemm_shape logits = product_logits(&z, rows), dx = product_dx(&z, rows),
                     dw = product_dw(&z, rows);
@@ -415,30 +352,10 @@ static cuda_gemm_shape product_selected(dtype type, int64_t rows, int64_t vocabu
     return s;
 }
 
-static void take_selected(cuda_scratch *s, dtype type, int64_t rows, int64_t vocabulary,
-                          int64_t width, head_space *out) {
-    *out = {};
-    out->x = cuda_take(s, rows * width * dtype_bytes(type));
-    out->gemm = cuda_take(s, cuda_gemm_space(rows, vocabulary));
-}
-
-static int64_t most_selected(const op_shape *s) {
-    int64_t n = s->in[LOGITS_SELECTED].rows;
-    return n > 0 ? n : s->rows;
-}
-
-int64_t cuda_logits_scratch(backend *b, const op_shape *shape) {
-    cuda_scratch s = {};
-    head_space at;
-    take_selected(&s, shape->compute, most_selected(shape), shape->in[LOGITS_W].rows,
-                  shape->in[LOGITS_W].cols, &at);
-    return s.used;
-}
-
 status cuda_logits_prepare(backend *b, const op_shape *s) {
     const tensor_format *w = &s->in[LOGITS_W];
     cuda_gemm_shape p =
-        product_selected(s->compute, most_selected(s), w->rows, w->cols, w->rows);
+        product_selected(s->compute, cuda_logits_rows(s), w->rows, w->cols, w->rows);
     return cuda_gemm_plan(cuda_of(b)->gemm, &p);
 }
 
@@ -447,7 +364,7 @@ status cuda_logits_forward(backend *b, const op_call *c) {
     cuda_scratch s = {(char *)c->scratch, 0};
     head_space at;
     if (c->selected == 0) return STATUS_OK;
-    take_selected(&s, c->compute, c->selected, w->rows, w->cols, &at);
+    cuda_logits_take(&s, c->compute, c->selected, w->rows, w->cols, &at);
     TRY(cuda_scratch_check(&s, "logits", c->scratch_bytes));
     gather(b, x, (const int32_t *)c->in[LOGITS_SELECTED].data, c->selected, at.x);
     TRY(CUDA_LAUNCHED(b, "logits: rows"));

@@ -1,51 +1,10 @@
-/* linear.cu: OP_LINEAR forward; see linear.h. Backward is linear_backward.cu.
+/* linear.cu: OP_LINEAR forward; see linear.h, linear_size.h. Backward is linear_backward.cu.
  *
  * Without 4-bit weights, adapters and biases (full training) each part is a product on W itself.
  */
 #include "autograd/cuda/linear.h"
 #include "autograd/cuda/rows.h"
 #include "autograd/cuda/weights.h"
-
-/* ---- sizes ---- */
-
-static linear_size size_of(const op_attr *attr, dtype type, int64_t rows) {
-    linear_size z = {};
-    z.type = type;
-    z.rows = rows;
-    z.in = attr->linear.in;
-    z.parts = attr->linear.parts;
-    z.terms = type == DTYPE_F32 ? 1 : 2;
-    for (int k = 0; k < z.parts; k++) z.stack += z.out[k] = attr->linear.out[k];
-    return z;
-}
-
-linear_size cuda_linear_size_of_shape(const op_shape *s) {
-    linear_size z = size_of(s->attr, s->compute, s->rows);
-    for (int k = 0; k < z.parts; k++) {
-        z.made |= dtype_is_4bit(s->in[linear_w(k)].type);
-        z.bias |= s->in[linear_bias(k)].type < DTYPE_COUNT;
-        z.rank[k] = s->in[linear_a(k)].type < DTYPE_COUNT ? s->attr->linear.rank[k] : 0;
-    }
-    z.dropout = s->attr->linear.dropout > 0 && cuda_linear_rank(&z) > 0;
-    return z;
-}
-
-linear_size cuda_linear_size_of_call(const op_call *c) {
-    linear_size z = size_of(c->attr, c->compute, c->rows);
-    for (int k = 0; k < z.parts; k++) {
-        z.made |= dtype_is_4bit(c->in[linear_w(k)].type);
-        z.bias |= c->in[linear_bias(k)].data != NULL;
-        z.rank[k] = c->in[linear_a(k)].data ? c->attr->linear.rank[k] : 0;
-    }
-    z.dropout = c->attr->linear.dropout > 0 && cuda_linear_rank(&z) > 0;
-    return z;
-}
-
-int cuda_linear_rank(const linear_size *z) {
-    int rank = 0;
-    for (int k = 0; k < z->parts; k++) rank += z->rank[k];
-    return rank;
-}
 
 tensor cuda_linear_part(const tensor *t, const linear_size *z, int k) {
     int64_t first = 0;
@@ -56,23 +15,6 @@ tensor cuda_linear_part(const tensor *t, const linear_size *z, int k) {
 adapter_wide cuda_linear_input(const op_call *c, const linear_size *z, int k) {
     adapter_wide wide = {c->in[LINEAR_X], dropout_of(c, k)};
     return wide;
-}
-
-linear_tail cuda_linear_tail(const linear_size *z, bool bias) {
-    linear_tail t = {};
-    t.parts = z->parts;
-    t.terms = z->terms;
-    for (int k = 0; k < z->parts; k++) {
-        t.rank[k] = z->rank[k];
-        t.first[k + 1] = t.first[k] + z->terms * z->rank[k];
-        t.row[k + 1] = t.row[k] + z->out[k];
-    }
-    t.bias = bias ? t.first[z->parts] : -1;
-    return t;
-}
-
-static int64_t tail_columns(const linear_tail *t) {
-    return t->first[t->parts] + (t->bias >= 0);
 }
 
 /* ---- tails ---- */
@@ -168,53 +110,21 @@ status cuda_linear_gather(backend *b, const op_call *c, const linear_size *z, vo
 
 /* ---- forward ---- */
 
-typedef struct space {
-    void *w, *x; /* [stack, ld], [rows, ld]; NULL: the operands serve */
-    float *u[LINEAR_PARTS];
-    void *gemm;
-} space;
-
-/* Columns of both operands; in where there is no tail. */
-static int64_t depth_of(const linear_size *z) {
-    linear_tail t = cuda_linear_tail(z, z->bias);
-    int64_t tail = tail_columns(&t);
-    return tail ? round_up_i64(z->in + tail, LINEAR_EIGHT) : z->in;
-}
-
-static int64_t pitch_of(const linear_size *z) {
-    return round_up_i64(depth_of(z), LINEAR_EIGHT);
-}
-
-static void take(cuda_scratch *s, const linear_size *z, space *out) {
-    int64_t size = dtype_bytes(z->type), depth = depth_of(z);
-    bool tail = depth > z->in;
-    *out = {};
-    if (tail || z->made) out->w = cuda_take(s, z->stack * pitch_of(z) * size);
-    if (tail) out->x = cuda_take(s, z->rows * depth * size);
-    for (int k = 0; k < z->parts; k++)
-        out->u[k] = (float *)cuda_take(s, 4 * z->rows * z->rank[k]);
-    out->gemm = cuda_take(s, cuda_gemm_space(z->rows, z->stack));
-}
-
 /* y = x W^T, W [n, depth]. */
 static cuda_gemm_shape product(const linear_size *z, int64_t n, int64_t ldx, int64_t ldw,
                                int64_t ldy) {
     cuda_gemm_shape s = {};
     s.tb = true;
     s.in = s.out = z->type;
-    s.m = z->rows, s.n = n, s.k = depth_of(z);
+    s.m = z->rows, s.n = n, s.k = cuda_linear_depth(z);
     s.lda = ldx, s.ldb = ldw, s.ldc = ldy;
     s.alpha = 1;
     return s;
 }
 
-static bool gathers(const linear_size *z) {
-    return z->made || depth_of(z) > z->in;
-}
-
 /* Each part on its own W. */
 static status forward_parts(backend *b, const op_call *c, const linear_size *z,
-                            const space *at) {
+                            const linear_space *at) {
     const tensor *x = &c->in[LINEAR_X];
     for (int k = 0; k < z->parts; k++) {
         tensor y = cuda_linear_part(&c->out[0], z, k);
@@ -226,9 +136,10 @@ static status forward_parts(backend *b, const op_call *c, const linear_size *z,
 }
 
 /* u of every part, and the operands with their tails. */
-static status make_tails(backend *b, const op_call *c, const linear_size *z, const space *at) {
+static status make_tails(backend *b, const op_call *c, const linear_size *z,
+                         const linear_space *at) {
     linear_tail t = cuda_linear_tail(z, z->bias);
-    int64_t ld = depth_of(z), width = ld - z->in;
+    int64_t ld = cuda_linear_depth(z), width = ld - z->in;
     for (int k = 0; k < z->parts; k++) {
         t.thin[k] = at->u[k];
         t.b[k] = c->in[linear_b(k)].data;
@@ -252,37 +163,29 @@ static status make_tails(backend *b, const op_call *c, const linear_size *z, con
 status cuda_linear_forward(backend *b, const op_call *c) {
     linear_size z = cuda_linear_size_of_call(c);
     cuda_scratch s = {(char *)c->scratch, 0};
-    space at;
+    linear_space at;
     if (z.rows == 0) return STATUS_OK;
-    take(&s, &z, &at);
+    cuda_linear_take(&s, &z, &at);
     TRY(cuda_scratch_check(&s, "linear", c->scratch_bytes));
-    if (!gathers(&z)) return forward_parts(b, c, &z, &at);
-    int64_t ld = pitch_of(&z);
+    if (!cuda_linear_gathers(&z)) return forward_parts(b, c, &z, &at);
+    int64_t ld = cuda_linear_pitch(&z);
     TRY(cuda_linear_gather(b, c, &z, at.w, ld));
     if (at.x) TRY(make_tails(b, c, &z, &at));
     const tensor *x = &c->in[LINEAR_X];
     cuda_gemm_shape p =
-        product(&z, z.stack, at.x ? depth_of(&z) : x->stride, ld, c->out[0].stride);
+        product(&z, z.stack, at.x ? cuda_linear_depth(&z) : x->stride, ld, c->out[0].stride);
     return cuda_gemm_run(cuda_of(b)->gemm, cuda_stream(b), &p, at.x ? at.x : x->data, at.w,
                          c->out[0].data, at.gemm);
 }
 
 /* ---- planning ---- */
 
-int64_t cuda_linear_scratch(backend *b, const op_shape *shape) {
-    if (shape->backward) return cuda_linear_backward_scratch(b, shape);
-    linear_size z = cuda_linear_size_of_shape(shape);
-    cuda_scratch s = {};
-    space at;
-    take(&s, &z, &at);
-    return s.used;
-}
-
 status cuda_linear_prepare(backend *b, const op_shape *shape) {
     if (shape->backward) return cuda_linear_backward_prepare(b, shape);
     linear_size z = cuda_linear_size_of_shape(shape);
-    if (gathers(&z)) {
-        cuda_gemm_shape s = product(&z, z.stack, depth_of(&z), pitch_of(&z), z.stack);
+    if (cuda_linear_gathers(&z)) {
+        cuda_gemm_shape s =
+            product(&z, z.stack, cuda_linear_depth(&z), cuda_linear_pitch(&z), z.stack);
         return cuda_gemm_plan(cuda_of(b)->gemm, &s);
     }
     for (int k = 0; k < z.parts; k++) {

@@ -1,4 +1,4 @@
-/* linear_backward.cu: OP_LINEAR's gradients; see linear.h.
+/* linear_backward.cu: OP_LINEAR's gradients; see linear_size.h.
  *
  *   v = scale dy B, u = scale drop(x) A^T             per part, where wanted
  *   dA += v^T drop(x), dB += dy^T u                   adapter.cu: splits of 512 rows, in order
@@ -6,67 +6,16 @@
  *   dx = [dy | v v'] [W ; A ; A]                      one product
  *
  * With dropout the adapters' share of dx has a mask of its own per part, so dx comes from f32
- * tiles: t = dy W, and then t + mask (v A) is rounded once, CHUNK rows at a time. */
+ * tiles: t = dy W, and then t + mask (v A) is rounded once, LINEAR_CHUNK rows at a time. */
 #include "autograd/cuda/dropout.h"
 #include "autograd/cuda/linear.h"
 #include "autograd/cuda/rows.h"
 
 enum {
-    CHUNK = 1024,    /* rows of an f32 tile */
     FINISH_ROWS = 4, /* of a thread: A is read once for them */
     BIAS_COLS = 32,  /* of a block */
     BIAS_LANES = 8,  /* rows at a time */
 };
-
-typedef struct space {
-    void *w;                /* [depth, ldw] */
-    void *dy;               /* [rows, depth] with tails; NULL: dy itself */
-    float *tile;            /* [CHUNK, in], with dropout */
-    void *turned;           /* B^T of one part */
-    float *v[LINEAR_PARTS]; /* [rows, r] */
-    float *u;               /* [rows, r] of one part */
-    float *sums;            /* partial sums of one gradient */
-    void *gemm;
-} space;
-
-/* W is needed as one matrix: made, or with A below it, or of several parts. */
-static bool gathers(const linear_size *z) {
-    return z->made || z->parts > 1 || cuda_linear_rank(z) > 0;
-}
-
-/* Rows of that matrix. */
-static int64_t depth_of(const linear_size *z) {
-    int64_t tail = z->dropout ? 0 : (int64_t)z->terms * cuda_linear_rank(z);
-    return tail ? round_up_i64(z->stack + tail, LINEAR_EIGHT) : z->stack;
-}
-
-static int64_t pitch_of(const linear_size *z) {
-    return gathers(z) ? round_up_i64(z->in, LINEAR_EIGHT) : z->in;
-}
-
-static void take(cuda_scratch *s, const linear_size *z, uint32_t gradients, space *out) {
-    int64_t size = dtype_bytes(z->type), widest = 0, sums = 0, largest = z->rows;
-    int rank = 0;
-    bool dx = gradients >> LINEAR_X & 1;
-    *out = {};
-    for (int k = 0; k < z->parts; k++) {
-        if (gradients >> linear_w(k) & 1) largest = max_i64(largest, z->out[k]);
-        if (!z->rank[k]) continue;
-        rank = z->rank[k] > rank ? z->rank[k] : rank;
-        widest = max_i64(widest, z->rank[k] * z->out[k]);
-        sums = max_i64(sums,
-                       cuda_adapter_sum_bytes(z->rows, max_i64(z->in, z->out[k]), z->rank[k]));
-        out->v[k] = (float *)cuda_take(s, 4 * z->rows * z->rank[k]);
-    }
-    out->u = (float *)cuda_take(s, 4 * z->rows * rank);
-    out->turned = cuda_take(s, widest * size);
-    out->sums = (float *)cuda_take(s, sums);
-    if (dx && gathers(z)) out->w = cuda_take(s, depth_of(z) * pitch_of(z) * size);
-    if (dx && depth_of(z) > z->stack) out->dy = cuda_take(s, z->rows * depth_of(z) * size);
-    if (dx && z->dropout)
-        out->tile = (float *)cuda_take(s, 4 * min_i64(z->rows, CHUNK) * z->in);
-    out->gemm = cuda_take(s, cuda_gemm_space(largest, z->in));
-}
 
 /* ---- products of the library ---- */
 
@@ -76,8 +25,8 @@ static cuda_gemm_shape product_dx(const linear_size *z, int64_t rows, dtype out,
     cuda_gemm_shape s = {};
     s.add = add;
     s.in = z->type, s.out = out;
-    s.m = rows, s.n = z->in, s.k = depth_of(z);
-    s.lda = ldy, s.ldb = pitch_of(z), s.ldc = ldx;
+    s.m = rows, s.n = z->in, s.k = cuda_linear_back_depth(z);
+    s.lda = ldy, s.ldb = cuda_linear_back_pitch(z), s.ldc = ldx;
     s.alpha = 1;
     return s;
 }
@@ -96,11 +45,12 @@ static cuda_gemm_shape product_dw(const linear_size *z, int k, int64_t ldy, int6
 /* ---- dx ---- */
 
 /* W of all parts, and below it A of each part, once per term of v. */
-static status gather(backend *b, const op_call *c, const linear_size *z, const space *at) {
-    int64_t ld = pitch_of(z), row = z->stack;
+static status gather(backend *b, const op_call *c, const linear_size *z,
+                     const linear_back_space *at) {
+    int64_t ld = cuda_linear_back_pitch(z), row = z->stack;
     size_t size = (size_t)dtype_bytes(z->type), pitch = (size_t)ld * size;
     TRY(cuda_linear_gather(b, c, z, at->w, ld));
-    if (depth_of(z) == z->stack) return STATUS_OK;
+    if (cuda_linear_back_depth(z) == z->stack) return STATUS_OK;
     for (int k = 0; k < z->parts; k++)
         for (int term = 0; z->rank[k] && term < z->terms; term++) {
             CUDA_TRY(b, cudaMemcpy2DAsync((char *)at->w + (size_t)row * pitch, pitch,
@@ -110,7 +60,7 @@ static status gather(backend *b, const op_call *c, const linear_size *z, const s
             row += z->rank[k];
         }
     return b->table->fill(b, (char *)at->w + (size_t)row * pitch, 0,
-                          (depth_of(z) - row) * (int64_t)pitch);
+                          (cuda_linear_back_depth(z) - row) * (int64_t)pitch);
 }
 
 /* What the adapters of a stack add to dx with dropout. */
@@ -170,8 +120,8 @@ __global__ void finish_kernel(const float *tile, shares p, int64_t row, int64_t 
 }
 
 template <typename T>
-static void launch_finish(backend *b, const op_call *c, const space *at, const shares *p,
-                          int64_t row, int64_t rows) {
+static void launch_finish(backend *b, const op_call *c, const linear_back_space *at,
+                          const shares *p, int64_t row, int64_t rows) {
     const tensor *dx = &c->gin[LINEAR_X];
     dim3 grid((unsigned)ceil_div(dx->cols, 4 * 128), (unsigned)ceil_div(rows, FINISH_ROWS));
     LAUNCH((finish_kernel<T>), grid, 128, 0, cuda_stream(b), at->tile, *p, row, rows, dx->cols,
@@ -179,7 +129,7 @@ static void launch_finish(backend *b, const op_call *c, const space *at, const s
 }
 
 static status gradient_x_dropped(backend *b, const op_call *c, const linear_size *z,
-                                 const space *at) {
+                                 const linear_back_space *at) {
     shares p = {};
     p.parts = z->parts;
     for (int k = 0; k < z->parts; k++) {
@@ -189,8 +139,8 @@ static status gradient_x_dropped(backend *b, const op_call *c, const linear_size
         p.drop[k] = dropout_of(c, k);
     }
     const tensor *dy = &c->gout[0];
-    for (int64_t row = 0; row < z->rows; row += CHUNK) {
-        int64_t rows = min_i64(CHUNK, z->rows - row);
+    for (int64_t row = 0; row < z->rows; row += LINEAR_CHUNK) {
+        int64_t rows = min_i64(LINEAR_CHUNK, z->rows - row);
         cuda_gemm_shape s = product_dx(z, rows, DTYPE_F32, false, dy->stride, z->in);
         TRY(cuda_gemm_run(cuda_of(b)->gemm, cuda_stream(b), &s, cuda_at(dy, row, 0), at->w,
                           at->tile, at->gemm));
@@ -205,17 +155,19 @@ static status gradient_x_dropped(backend *b, const op_call *c, const linear_size
     return STATUS_OK;
 }
 
-static status gradient_x(backend *b, const op_call *c, const linear_size *z, const space *at) {
+static status gradient_x(backend *b, const op_call *c, const linear_size *z,
+                         const linear_back_space *at) {
     const tensor *dy = &c->gout[0], *dx = &c->gin[LINEAR_X];
-    if (gathers(z)) TRY(gather(b, c, z, at));
+    if (cuda_linear_back_gathers(z)) TRY(gather(b, c, z, at));
     if (z->dropout) return gradient_x_dropped(b, c, z, at);
     if (at->dy) {
         linear_tail t = cuda_linear_tail(z, false);
         for (int k = 0; k < z->parts; k++) t.thin[k] = at->v[k];
-        TRY(cuda_linear_extend(b, dy, &t, at->dy, depth_of(z)));
+        TRY(cuda_linear_extend(b, dy, &t, at->dy, cuda_linear_back_depth(z)));
     }
-    cuda_gemm_shape s = product_dx(z, z->rows, z->type, (c->add >> LINEAR_X & 1) != 0,
-                                   at->dy ? depth_of(z) : dy->stride, dx->stride);
+    cuda_gemm_shape s =
+        product_dx(z, z->rows, z->type, (c->add >> LINEAR_X & 1) != 0,
+                   at->dy ? cuda_linear_back_depth(z) : dy->stride, dx->stride);
     return cuda_gemm_run(cuda_of(b)->gemm, cuda_stream(b), &s, at->dy ? at->dy : dy->data,
                          at->w ? at->w : c->in[linear_w(0)].data, dx->data, at->gemm);
 }
@@ -257,7 +209,7 @@ static status gradient_bias(backend *b, const tensor *dy, void *dbias) {
 
 /* dA, dB and v of part k. */
 static status gradient_adapter(backend *b, const op_call *c, const linear_size *z,
-                               const space *at, int k, const tensor *dy) {
+                               const linear_back_space *at, int k, const tensor *dy) {
     float *da = (float *)c->gin[linear_a(k)].data, *db = (float *)c->gin[linear_b(k)].data;
     float scale = c->attr->linear.scale[k];
     int64_t r = z->rank[k];
@@ -273,8 +225,8 @@ static status gradient_adapter(backend *b, const op_call *c, const linear_size *
     return cuda_adapter_sum(b, &plain, at->u, r, false, db, at->sums);
 }
 
-static status gradient_w(backend *b, const op_call *c, const linear_size *z, const space *at,
-                         int k, const tensor *dy) {
+static status gradient_w(backend *b, const op_call *c, const linear_size *z,
+                         const linear_back_space *at, int k, const tensor *dy) {
     const tensor *x = &c->in[LINEAR_X];
     cuda_gemm_shape s = product_dw(z, k, dy->stride, x->stride);
     return cuda_gemm_run(cuda_of(b)->gemm, cuda_stream(b), &s, dy->data, x->data,
@@ -301,10 +253,10 @@ static status clear_dx(backend *b, const op_call *c) {
 status cuda_linear_backward(backend *b, const op_call *c) {
     linear_size z = cuda_linear_size_of_call(c);
     cuda_scratch s = {(char *)c->scratch, 0};
-    space at;
+    linear_back_space at;
     if (z.rows == 0) return STATUS_OK;
     if (!c->gout[0].data) return clear_dx(b, c);
-    take(&s, &z, wanted(c), &at);
+    cuda_linear_back_take(&s, &z, wanted(c), &at);
     TRY(cuda_scratch_check(&s, "linear, backward", c->scratch_bytes));
     for (int k = 0; k < z.parts; k++) {
         tensor dy = cuda_linear_part(&c->gout[0], &z, k);
@@ -316,14 +268,6 @@ status cuda_linear_backward(backend *b, const op_call *c) {
     return c->gin[LINEAR_X].data ? gradient_x(b, c, &z, &at) : STATUS_OK;
 }
 
-int64_t cuda_linear_backward_scratch(backend *b, const op_shape *shape) {
-    linear_size z = cuda_linear_size_of_shape(shape);
-    cuda_scratch s = {};
-    space at;
-    take(&s, &z, shape->gradients, &at);
-    return s.used;
-}
-
 status cuda_linear_backward_prepare(backend *b, const op_shape *shape) {
     linear_size z = cuda_linear_size_of_shape(shape);
     cuda_gemm *g = cuda_of(b)->gemm;
@@ -333,7 +277,8 @@ status cuda_linear_backward_prepare(backend *b, const op_shape *shape) {
     }
     if (!(shape->gradients >> LINEAR_X & 1)) return STATUS_OK;
     cuda_gemm_shape dx =
-        z.dropout ? product_dx(&z, min_i64(z.rows, CHUNK), DTYPE_F32, false, z.stack, z.in)
-                  : product_dx(&z, z.rows, z.type, false, depth_of(&z), z.in);
+        z.dropout
+            ? product_dx(&z, min_i64(z.rows, LINEAR_CHUNK), DTYPE_F32, false, z.stack, z.in)
+            : product_dx(&z, z.rows, z.type, false, cuda_linear_back_depth(&z), z.in);
     return cuda_gemm_plan(g, &dx);
 }

@@ -8,7 +8,7 @@
 
 #include "autograd/cuda/codes.h"
 
-enum { THREADS = QUANT_NEST, MEAN_PARTS = 64 };
+enum { THREADS = QUANT_NEST };
 
 /* ---- codes and scales ---- */
 
@@ -167,10 +167,4 @@ status cuda_quantize_scales(backend *b, const void *x, dtype from, int64_t n, vo
     nest_result out = {NULL, NULL, NULL, NULL, (float *)scratch};
     TRY(blocks_of(b, x, from, n, QUANT_NF4, NULL, (float *)scratch));
     return run_nest(b, scratch, quant_block_count(n, QUANT_BLOCK), out);
-}
-
-int64_t cuda_quantize_scratch(int64_t n, bool nested) {
-    if (!nested) return 0;
-    return round_up_i64(4 * quant_block_count(n, QUANT_BLOCK), TENSOR_ALIGN) +
-           MEAN_PARTS * (int64_t)sizeof(double);
 }

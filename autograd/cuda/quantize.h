@@ -17,10 +17,9 @@ extern "C" {
 /* Enqueues the quantization of x [w->rows, w->cols], dense, of type `from` (f32, bf16, f16) into
  * the 4-bit W (type, nesting; blocks of 64): its codes, scales and tables, all on the device. An
  * element that is not finite makes its block's scale NaN, and all of them where W is nested, so
- * that it shows when W is decoded. `scratch`: cuda_quantize_scratch bytes. STATUS_INTERNAL for
+ * that it shows when W is decoded. `scratch`: cuda_quantize_scratch bytes (sizes.h). STATUS_INTERNAL for
  * other blocks, STATUS_DEVICE. */
 status cuda_quantize(backend *b, const void *x, dtype from, const tensor *w, void *scratch);
-int64_t cuda_quantize_scratch(int64_t n, bool nested);
 
 /* Only the scales that nesting leaves, f32 [blocks] at the start of `scratch` (as of a nested
  * tensor of n elements): with something not finite in x the plain scales, NaN in its block. */

@@ -3,14 +3,13 @@
  *
  * The order follows from the shape alone: threads add strided elements, a block folds its threads
  * by halves, and parts are added in order. The losses are few (one per row) and take one block; a
- * tensor's squares take up to PARTS blocks and a second launch. */
+ * tensor's squares take up to SQUARE_PARTS blocks and a second launch. */
 #include "autograd/cuda/reduce.h"
 
 #include "autograd/cuda/rows.h"
 
 enum {
     THREADS = 256,
-    PARTS = 1024, /* blocks that sum squares, at most */
     LOADS = 4,    /* pieces per thread and turn */
     ELEMENTS = 4, /* of a piece of f32 */
     TURN = THREADS * LOADS * ELEMENTS,
@@ -74,16 +73,12 @@ static __global__ void __launch_bounds__(THREADS)
 
 status cuda_square_sum_forward(backend *b, const op_call *call) {
     const tensor *g = &call->in[SQUARE_G];
-    int64_t n = g->rows * g->cols, parts = min_i64(max_i64(ceil_div(n, TURN), 1), PARTS);
+    int64_t n = g->rows * g->cols, parts = min_i64(max_i64(ceil_div(n, TURN), 1), SQUARE_PARTS);
     LAUNCH(square_parts, (unsigned)parts, THREADS, THREADS * sizeof(double), cuda_stream(b),
            matrix_flat<float>(g->data), n, (double *)call->scratch);
     LAUNCH(square_fold, 1, THREADS, THREADS * sizeof(double), cuda_stream(b),
            (const double *)call->scratch, (int)parts, (double *)call->in[SQUARE_OUT].data);
     return CUDA_LAUNCHED(b, "square_sum");
-}
-
-int64_t cuda_square_sum_scratch(backend *b, const op_shape *shape) {
-    return PARTS * (int64_t)sizeof(double);
 }
 
 /* ---- parts of gradients ---- */

@@ -3,7 +3,10 @@
 #ifndef NIBBLE_AUTOGRAD_CUDA_SCRATCH_H
 #define NIBBLE_AUTOGRAD_CUDA_SCRATCH_H
 
-#include "autograd/cuda/cuda.h"
+#include "common/checked.h"
+#include "common/status.h"
+
+enum { CUDA_ALIGN = 256 /* bytes; of every planned address */ };
 
 typedef struct cuda_scratch {
     char *base;   /* NULL: only count */
