@@ -133,8 +133,8 @@ struct allocation {
     void *map;
     size_t map_bytes;
     unsigned char
-        *written;       /* per byte, whether anything ever wrote it; NULL without detector */
-    struct cell *cells; /* per byte, who touched it; NULL without the detector */
+        *written; /* per byte, whether anything ever wrote it; NULL without detector */
+    struct cell_map *cells; /* who touched it; NULL without the detector */
 };
 /* The allocation that holds the address, or NULL. */
 allocation *memory_find(const void *at);

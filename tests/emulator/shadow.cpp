@@ -2,7 +2,8 @@
  *
  * Kernels compiled with -fsanitize=thread call __tsan_readN and __tsan_writeN at every access; no
  * ThreadSanitizer is linked, the functions are here. Every byte of shared memory and of
- * allocations has a cell with its last writer and two of its last readers, each a word of
+ * allocations has a cell (a word of 4 shares one while it is touched as a whole) with its last
+ * writer and two of its last readers, each a number of
  *
  *   [launch 16 | block 20 | thread 10 | epoch 18]
  *
@@ -28,13 +29,21 @@ struct cell {
     uint64_t write, read[2];
 };
 
+/* Cells of a piece of memory: one per word of 4 bytes until a part of the word is touched, then
+ * one per byte until something writes all of it. */
+struct cell_map {
+    cell *words, *bytes;
+    unsigned char *split; /* per word */
+};
+
 enum { EPOCH_BITS = 18, THREAD_BITS = 10, BLOCK_BITS = 20, SHARED_MOST = 256 << 10 };
 static const uint64_t EPOCHS = (uint64_t)1 << EPOCH_BITS;
 
 static uint64_t epoch[WARPS_MOST], barrier_epoch[WARPS_MOST];
 static uint64_t grid_word; /* launch and block of the running block */
-static cell shared_cells[SHARED_MOST];
-static unsigned char shared_written[SHARED_MOST], in_flight[SHARED_MOST];
+static cell shared_words[SHARED_MOST / 4], shared_bytes[SHARED_MOST];
+static unsigned char shared_split[SHARED_MOST / 4], shared_written[SHARED_MOST];
+static unsigned char in_flight[SHARED_MOST];
 static int flights; /* bytes of in_flight that are set */
 
 /* ---- words ---- */
@@ -136,28 +145,66 @@ static inline void remember_reader(cell *c, uint64_t now, bool shared) {
     c->read[0] = now;
 }
 
-static void touch(const site *where, const thread *t, cell *c, unsigned char *written,
-                  size_t offset, const void *at, size_t bytes, bool write, bool shared) {
-    uint64_t now = word_of(t);
-    for (size_t i = 0; i < bytes; i++) {
-        if (!write && written && !written[i])
-            complain(where, cudaErrorLaunchFailure, t,
-                     (std::string("reads ") +
-                      describe(shared, offset + i, (const char *)at + i) +
-                      ", which nothing has written")
-                         .c_str());
-        if (c[i].write && apart(c[i].write, now, shared))
-            race(where, t, c[i].write, write, true, shared, offset + i, (const char *)at + i);
-        if (!write) {
-            remember_reader(&c[i], now, shared);
-            continue;
-        }
-        for (uint64_t reader : c[i].read)
-            if (reader && apart(reader, now, shared))
-                race(where, t, reader, true, false, shared, offset + i, (const char *)at + i);
-        c[i].write = now;
+/* What is known of a piece of memory. */
+struct region {
+    cell_map map;
+    unsigned char *written; /* per byte; NULL: all of it is */
+    bool shared;
+};
+
+struct visit { /* one access while it is checked */
+    const site *where;
+    const thread *t;
+    const unsigned char *at; /* address of byte 0 of the region */
+    uint64_t now;
+    bool write, shared;
+};
+
+static void check_cell(const visit *v, cell *c, size_t offset) {
+    if (c->write && apart(c->write, v->now, v->shared))
+        race(v->where, v->t, c->write, v->write, true, v->shared, offset, v->at + offset);
+    if (!v->write) return remember_reader(c, v->now, v->shared);
+    for (uint64_t reader : c->read)
+        if (reader && apart(reader, v->now, v->shared))
+            race(v->where, v->t, reader, true, false, v->shared, offset, v->at + offset);
+    c->write = v->now;
+}
+
+/* Bytes [from, to) of a word, by cells of their own from now on. */
+static void check_bytes(const visit *v, cell_map *m, size_t word, size_t from, size_t to) {
+    if (!m->split[word])
+        for (size_t i = 0; i < 4; i++) m->bytes[4 * word + i] = m->words[word];
+    m->split[word] = 1;
+    for (size_t i = from; i < to; i++) check_cell(v, &m->bytes[4 * word + i], 4 * word + i);
+    if (from || to < 4 || !v->write) return;
+    m->words[word] = m->bytes[4 * word]; /* one access wrote it all */
+    m->split[word] = 0;
+}
+
+static void check_written(const visit *v, const unsigned char *written, size_t offset,
+                          size_t bytes) {
+    const void *none = memchr(written + offset, 0, bytes);
+    if (!none) return;
+    static char text[200];
+    size_t first = (size_t)((const unsigned char *)none - written);
+    snprintf(text, sizeof text, "reads %s, which nothing has written",
+             describe(v->shared, first, v->at + first));
+    complain(v->where, cudaErrorLaunchFailure, v->t, text);
+}
+
+static void touch(const site *where, const thread *t, region *r, size_t offset, const void *at,
+                  size_t bytes, bool write) {
+    visit v = {where, t, (const unsigned char *)at - offset, word_of(t), write, r->shared};
+    if (!write && r->written) check_written(&v, r->written, offset, bytes);
+    for (size_t i = offset, end = offset + bytes; i < end;) {
+        size_t word = i / 4, stop = 4 * word + 4 < end ? 4 * word + 4 : end;
+        if (i % 4 == 0 && stop == i + 4 && !r->map.split[word])
+            check_cell(&v, &r->map.words[word], i);
+        else
+            check_bytes(&v, &r->map, word, i - 4 * word, stop - 4 * word);
+        i = stop;
     }
-    if (write && written) memset(written, 1, bytes);
+    if (write && r->written) memset(r->written + offset, 1, bytes);
 }
 
 static void touch_shared(const site *where, const thread *t, const unsigned char *at,
@@ -175,8 +222,8 @@ static void touch_shared(const site *where, const thread *t, const unsigned char
                      (std::string(write ? "writes " : "reads ") +
                       describe(true, offset + i, at) + ", which a cp.async still fills")
                          .c_str());
-    touch(where, t, &shared_cells[offset], &shared_written[offset], offset, at, bytes, write,
-          true);
+    region r = {{shared_words, shared_bytes, shared_split}, shared_written, true};
+    touch(where, t, &r, offset, at, bytes, write);
 }
 
 /* ---- which memory ---- */
@@ -215,9 +262,9 @@ static void touch_global(const site *where, const thread *t, const void *at, siz
         complain(where, cudaErrorIllegalAddress, t, text);
     }
     size_t offset = (size_t)((const unsigned char *)at - a->base);
-    if (a->cells)
-        touch(where, t, &a->cells[offset], a->written ? &a->written[offset] : NULL, offset, at,
-              bytes, write, false);
+    if (!a->cells) return;
+    region r = {*a->cells, a->written, false};
+    touch(where, t, &r, offset, at, bytes, write);
 }
 
 /* An access by the instrumented code of a kernel. */
@@ -259,12 +306,20 @@ static void *zero_pages(size_t bytes) {
 
 /* Pinned memory counts as written: the host's stores are not seen. */
 static void on_allocated(allocation *a) {
-    a->cells = (cell *)zero_pages(a->bytes * sizeof(cell));
+    size_t words = a->bytes / 4 + 1;
+    a->cells = new cell_map{(cell *)zero_pages(words * sizeof(cell)),
+                            (cell *)zero_pages(4 * words * sizeof(cell)),
+                            (unsigned char *)zero_pages(words)};
     if (a->kind == MEMORY_DEVICE) a->written = (unsigned char *)zero_pages(a->bytes);
 }
 static void on_freed(allocation *a) {
-    if (a->cells) munmap(a->cells, a->bytes * sizeof(cell));
+    size_t words = a->bytes / 4 + 1;
     if (a->written) munmap(a->written, a->bytes);
+    if (!a->cells) return;
+    munmap(a->cells->words, words * sizeof(cell));
+    munmap(a->cells->bytes, 4 * words * sizeof(cell));
+    munmap(a->cells->split, words);
+    delete a->cells;
 }
 
 static void on_block_begins(void) {
