@@ -1,5 +1,5 @@
-/* test_cuda_rows.c: what the CUDA back end shares with the CPU bit for bit: decoded and quantized
- * 4-bit weights, fake quantization, AdamW, an embedding's gradient, dropout's mask.
+/* test_cuda_rows.c: what the CUDA back end shares with the CPU bit for bit: decoded and
+ * quantized 4-bit weights, fake quantization, AdamW, an embedding's gradient, dropout's mask.
  *
  * Linked with the emulated back end (every case then runs in three thread orders), or with the
  * real one. Every operand is an allocation of its own, of exactly its bytes. */
@@ -126,7 +126,8 @@ static void check_decoding(const tensor_format *f) {
 }
 
 /* Rows of whole pieces and not, blocks that run across rows, several blocks of threads, more
- * rows than elements in one; scales per 64 (always, when we quantize) and as files may have it. */
+ * rows than elements in one; scales per 64 (always, when we quantize) and as files may have
+ * it. */
 static void test_decoding(void **state) {
     static const int64_t shapes[][2] = {{1, 64},   {5, 172},  {33, 8},   {7, 90},
                                         {3, 4104}, {2, 9216}, {40, 320}, {3, 1}};

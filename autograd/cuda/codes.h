@@ -1,8 +1,10 @@
-/* codes.h: nearest codes on the device, bit-equal to the searches of quant/nf4.c and dynamic.h.
+/* codes.h: nearest codes on the device, bit-equal to the searches of quant/nf4.c and
+ * dynamic.h.
  *
- * Sorted thresholds lie as a heap (node 1 the root, 2i and 2i + 1 its children): a search asks one
- * node per level and needs no other arithmetic. 15 thresholds lie in 15 banks of shared memory, and
- * of 255 the first five levels do, so that threads that differ seldom wait for each other. */
+ * Sorted thresholds lie as a heap (node 1 the root, 2i and 2i + 1 its children): a search asks
+ * one node per level and needs no other arithmetic. 15 thresholds lie in 15 banks of shared
+ * memory, and of 255 the first five levels do, so that threads that differ seldom wait for
+ * each other. */
 #ifndef NIBBLE_AUTOGRAD_CUDA_CODES_H
 #define NIBBLE_AUTOGRAD_CUDA_CODES_H
 
@@ -60,8 +62,8 @@ static __device__ __forceinline__ void code_book_share(const code_book &given,
     if (i == 0) book->order = given.order, book->fp4 = given.fp4;
 }
 
-/* The level's code for x in a block with 1/absmax = inverse (infinite for an absmax of zeros and
- * the smallest subnormals). */
+/* The level's code for x in a block with 1/absmax = inverse (infinite for an absmax of zeros
+ * and the smallest subnormals). */
 static __device__ __forceinline__ unsigned code_find(const code_book *book, float x,
                                                      float inverse) {
     float y = x == 0.0f ? 0.0f : __fmul_rn(x, inverse);
@@ -70,8 +72,8 @@ static __device__ __forceinline__ unsigned code_find(const code_book *book, floa
     return (book->order >> 4 * place & 7) | (y < 0.0f ? 8u : 0u);
 }
 
-/* The largest magnitude of the block of QUANT_BLOCK elements that this thread's `count` are of,
- * NaN where one is not finite. All lanes of the warp come here. */
+/* The largest magnitude of the block of QUANT_BLOCK elements that this thread's `count` are
+ * of, NaN where one is not finite. All lanes of the warp come here. */
 template <int count> static __device__ __forceinline__ float block_absmax(const float *x) {
     unsigned largest = 0;
     UNROLL
@@ -104,8 +106,8 @@ static __device__ __forceinline__ float just_below(float x) {
     return __int_as_float(x == 0.0f ? (int)0x80000001u : x > 0.0f ? bits - 1 : bits + 1);
 }
 
-/* Thread i fills node i of an ascending map's heap: midpoints, where an exact tie goes to the even
- * code. The map lies in shared memory, behind a barrier. */
+/* Thread i fills node i of an ascending map's heap: midpoints, where an exact tie goes to the
+ * even code. The map lies in shared memory, behind a barrier. */
 static __device__ __forceinline__ void heap_fill(const float *map, float *node) {
     for (int i = (int)threadIdx.x; i < DYNAMIC_CODES; i += (int)blockDim.x) {
         if (i == 0) continue;

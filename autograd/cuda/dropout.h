@@ -1,4 +1,5 @@
-/* dropout.h: the device's side of autograd/cpu/dropout.h: the same mask, from cuRAND's function.
+/* dropout.h: the device's side of autograd/cpu/dropout.h: the same mask, from cuRAND's
+ * function.
  *
  * A kernel gets the `dropout` that dropout_of (CPU) makes of the call, by value. Element (row,
  * col) of an input of `width` columns is number e = row * width + col: kept iff word e % 4 of
@@ -27,7 +28,8 @@ static __device__ __forceinline__ float dropout_one(const dropout &d, unsigned w
 }
 
 /* x[i] *= 1/(1-p) or = 0 for the n elements from (row, col) on within one row. n is a constant
- * multiple of four; where the first element's number is one too, four elements cost one call. */
+ * multiple of four; where the first element's number is one too, four elements cost one
+ * call. */
 template <int n>
 static __device__ __forceinline__ void dropout_piece(const dropout &d, int64_t row,
                                                      int64_t col, float x[n]) {
@@ -35,7 +37,8 @@ static __device__ __forceinline__ void dropout_piece(const dropout &d, int64_t r
     if (!d.on) return;
     uint64_t first = (uint64_t)(row * d.width + col);
     if (first % 4 == 0) {
-        UNROLL for (int i = 0; i < n; i += 4) {
+        UNROLL
+        for (int i = 0; i < n; i += 4) {
             uint4 w = dropout_words(d, (first + i) / 4);
             x[i] = dropout_one(d, w.x, x[i]);
             x[i + 1] = dropout_one(d, w.y, x[i + 1]);
@@ -44,7 +47,8 @@ static __device__ __forceinline__ void dropout_piece(const dropout &d, int64_t r
         }
         return;
     }
-    UNROLL for (int i = 0; i < n; i++) {
+    UNROLL
+    for (int i = 0; i < n; i++) {
         uint64_t e = first + i;
         uint4 w = dropout_words(d, e / 4);
         unsigned word = e % 4 == 0 ? w.x : e % 4 == 1 ? w.y : e % 4 == 2 ? w.z : w.w;

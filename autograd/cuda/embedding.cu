@@ -1,11 +1,11 @@
-/* embedding.cu: OP_EMBEDDING, a gather of rows (the table may lie in pinned host memory) and its
- * scatter.
+/* embedding.cu: OP_EMBEDDING, a gather of rows (the table may lie in pinned host memory) and
+ * its scatter.
  *
- * An id outside the table (the -1 of bucket padding) gives a row of zeros and no gradient. For the
- * scatter each row's place in the order of (id, row) is counted by comparing it with all others,
- * T^2 comparisons (10 us at 8,192 rows, 2.4 ms at 131,072 by arithmetic); then the rows of one id
- * lie together in their order, and one block adds them up in registers: the CPU's bits, without
- * atomics. */
+ * An id outside the table (the -1 of bucket padding) gives a row of zeros and no gradient. For
+ * the scatter each row's place in the order of (id, row) is counted by comparing it with all
+ * others, T^2 comparisons (10 us at 8,192 rows, 2.4 ms at 131,072 by arithmetic); then the
+ * rows of one id lie together in their order, and one block adds them up in registers: the
+ * CPU's bits, without atomics. */
 #include "autograd/cuda/rows.h"
 
 enum { SORT_THREADS = 128, AHEAD = 8 /* rows whose pieces are asked for together */ };
@@ -70,8 +70,8 @@ status cuda_embedding_forward(backend *b, const op_call *call) {
 
 /* ---- backward ---- */
 
-/* order[place] = row and sorted[place] = its id, by (id, row); ids count as unsigned, so that -1
- * comes last. */
+/* order[place] = row and sorted[place] = its id, by (id, row); ids count as unsigned, so that
+ * -1 comes last. */
 static __global__ void __launch_bounds__(SORT_THREADS)
     sort_rows(const int32_t *ids, int64_t rows, int32_t *order, int32_t *sorted) {
     int64_t row = (int64_t)blockIdx.x * SORT_THREADS + threadIdx.x, place = 0;
@@ -83,8 +83,8 @@ static __global__ void __launch_bounds__(SORT_THREADS)
     sorted[place] = (int32_t)id;
 }
 
-/* dW[id] += scale * dy[row] over the rows of one id in order: the block at the id's first place
- * does it, the others have nothing to do. */
+/* dW[id] += scale * dy[row] over the rows of one id in order: the block at the id's first
+ * place does it, the others have nothing to do. */
 template <typename T, int n>
 static __global__ void __launch_bounds__(ROW_THREADS)
     scatter(embedding_call<T> c, const int32_t *order, const int32_t *sorted) {

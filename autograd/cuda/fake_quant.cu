@@ -1,7 +1,7 @@
-/* fake_quant.cu: OP_FAKE_QUANT: the value that each weight would have after quantization, in one
- * pass without storing codes; with double quantization two more over the weights' scales come
- * before it. The gradient passes straight through. An element that is not finite makes its block
- * NaN. */
+/* fake_quant.cu: OP_FAKE_QUANT: the value that each weight would have after quantization, in
+ * one pass without storing codes; with double quantization two more over the weights' scales
+ * come before it. The gradient passes straight through. An element that is not finite makes
+ * its block NaN. */
 #include "autograd/cuda/codes.h"
 #include "autograd/cuda/quantize.h"
 

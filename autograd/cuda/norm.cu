@@ -1,9 +1,10 @@
 /* norm.cu: RMSNorm over rows, with the residual's sum in front of it: OP_RMSNORM.
  *
  * A block takes one row: as many threads as hold it in KEPT pieces each, so that rows of up to
- * 512 * KEPT pieces are read once; what is longer is read again behind the reduction. The weight's
- * gradient is a second kernel: a block sums 8 warps' rows of one of NORM_SPLITS fixed parts for the
- * columns that a warp's pieces cover, and cuda_fold_parts adds the parts in order. */
+ * 512 * KEPT pieces are read once; what is longer is read again behind the reduction. The
+ * weight's gradient is a second kernel: a block sums 8 warps' rows of one of NORM_SPLITS fixed
+ * parts for the columns that a warp's pieces cover, and cuda_fold_parts adds the parts in
+ * order. */
 #include "autograd/cuda/reduce.h"
 #include "autograd/cuda/rows.h"
 
@@ -11,6 +12,8 @@ enum {
     KEPT = 4,           /* pieces of each operand in a thread's registers */
     MOST_THREADS = 512, /* of a row */
     SPLIT_WARPS = 8,
+    LANES =
+        WARP + 4, /* sums of a warp's lanes, apart so that columns lie in different banks */
 };
 
 template <typename T> struct norm_call {
@@ -201,7 +204,7 @@ static __global__ void __launch_bounds__(SPLIT_WARPS *WARP)
     norm_weight(norm_call<T> c, int64_t blocks, float *parts) {
     SHARED(shared);
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    float(*sums)[WARP * n] = (float(*)[WARP * n]) shared; /* [SPLIT_WARPS] */
+    float(*sums)[n][LANES] = (float(*)[n][LANES])shared; /* [SPLIT_WARPS] */
     int64_t split = blockIdx.x / blocks, tile = blockIdx.x % blocks * (WARP * n);
     int64_t col = tile + lane * n, last = c.rows * (split + 1) / NORM_SPLITS;
     float sum[n] = {0};
@@ -216,13 +219,12 @@ static __global__ void __launch_bounds__(SPLIT_WARPS *WARP)
         for (int i = 0; i < n; i++) sum[i] += g[i] * s[i];
     }
     UNROLL
-    for (int i = 0; i < n; i++) sums[warp][i * WARP + lane] = sum[i];
+    for (int i = 0; i < n; i++) sums[warp][i][lane] = sum[i];
     __syncthreads();
     for (int i = threadIdx.x; i < WARP * n; i += SPLIT_WARPS * WARP) {
-        int64_t at = tile + i % WARP * n + i / WARP;
         float total = 0;
-        for (int k = 0; k < SPLIT_WARPS; k++) total += sums[k][i];
-        if (at < c.cols) parts[split * c.cols + at] = total;
+        for (int k = 0; k < SPLIT_WARPS; k++) total += sums[k][i % n][i / n];
+        if (tile + i < c.cols) parts[split * c.cols + tile + i] = total;
     }
 }
 
@@ -233,7 +235,7 @@ static status launch_backward(backend *b, const op_call *call, const norm_call<T
     if (dw && c.dy.at) {
         int64_t blocks = ceil_div(c.cols, WARP * n);
         LAUNCH((norm_weight<T, n>), (unsigned)(NORM_SPLITS * blocks), SPLIT_WARPS * WARP,
-               WARP * n * SPLIT_WARPS * sizeof(float), cuda_stream(b), c, blocks, parts);
+               SPLIT_WARPS * n * LANES * sizeof(float), cuda_stream(b), c, blocks, parts);
         TRY(cuda_fold_parts(b, parts, NORM_SPLITS, c.cols, c.cols, dw));
     }
     if (c.dx.at || c.dresidual.at)

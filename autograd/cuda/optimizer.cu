@@ -1,11 +1,11 @@
-/* optimizer.cu: OP_ADAMW, with 32-bit states or 8-bit blockwise ones: the update of one tensor or
- * of a page of it, bit-equal to quant/adamw.c (every operation rounded as there, fma where it
- * says fma).
+/* optimizer.cu: OP_ADAMW, with 32-bit states or 8-bit blockwise ones: the update of one tensor
+ * or of a page of it, bit-equal to quant/adamw.c (every operation rounded as there, fma where
+ * it says fma).
  *
  * 32 bits: four elements a thread, 16 bytes of each operand. 8 bits: a warp has a block of 256
  * elements, eight a lane, so that the block's largest magnitudes are two shuffled maxima and
- * nothing crosses warps; the maps and their search heaps lie in shared memory, 4 KB filled once
- * per TURNS blocks of a warp. */
+ * nothing crosses warps; the maps and their search heaps lie in shared memory, 4 KB filled
+ * once per TURNS blocks of a warp. */
 #include "autograd/cuda/codes.h"
 
 extern "C" {

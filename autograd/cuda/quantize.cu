@@ -1,7 +1,7 @@
 /* quantize.cu: quantizing to 4 bits: see quantize.h.
  *
- * One pass over the weights: a thread holds a piece of 16 bytes, the 8 lanes of a block (16 for
- * f32) find its largest magnitude by shuffles and store 4 bytes of codes each. Double
+ * One pass over the weights: a thread holds a piece of 16 bytes, the 8 lanes of a block (16
+ * for f32) find its largest magnitude by shuffles and store 4 bytes of codes each. Double
  * quantization follows on the scales, a 64th of the data: sums of parts, then one block of
  * threads per 256 scales, each folding the parts for itself. */
 #include "autograd/cuda/quantize.h"

@@ -1,9 +1,9 @@
-/* reduce.cu: sums over whole tensors in double and in a fixed order: OP_LOSS_SUM, OP_SQUARE_SUM,
- * and the last step of parameters' gradients.
+/* reduce.cu: sums over whole tensors in double and in a fixed order: OP_LOSS_SUM,
+ * OP_SQUARE_SUM, and the last step of parameters' gradients.
  *
- * The order follows from the shape alone: threads add strided elements, a block folds its threads
- * by halves, and parts are added in order. The losses are few (one per row) and take one block; a
- * tensor's squares take up to SQUARE_PARTS blocks and a second launch. */
+ * The order follows from the shape alone: threads add strided elements, a block folds its
+ * threads by halves, and parts are added in order. The losses are few (one per row) and take
+ * one block; a tensor's squares take up to SQUARE_PARTS blocks and a second launch. */
 #include "autograd/cuda/reduce.h"
 
 #include "autograd/cuda/rows.h"
@@ -45,18 +45,20 @@ status cuda_loss_sum_forward(backend *b, const op_call *call) {
 
 /* ---- squares ---- */
 
-/* parts[block] = sum of squares of the block's elements. A square of an f32 is exact in double,
- * and a NaN or infinity anywhere ends up in the sum. */
+/* parts[block] = sum of squares of the block's elements. A square of an f32 is exact in
+ * double, and a NaN or infinity anywhere ends up in the sum. */
 static __global__ void __launch_bounds__(THREADS)
     square_parts(matrix<float> g, int64_t n, double *parts) {
     SHARED(shared);
     double sum = 0;
     for (int64_t at = (int64_t)blockIdx.x * TURN; at < n; at += (int64_t)gridDim.x * TURN) {
         piece<float> p[LOADS];
-        UNROLL for (int k = 0; k < LOADS; k++) p[k] =
-            piece_load(g, 0, at + (k * THREADS + (int)threadIdx.x) * ELEMENTS, n);
-        UNROLL for (int k = 0; k < LOADS; k++) UNROLL for (int i = 0; i < ELEMENTS; i++) sum +=
-            (double)p[k].x[i] * (double)p[k].x[i];
+        UNROLL
+        for (int k = 0; k < LOADS; k++)
+            p[k] = piece_load(g, 0, at + (k * THREADS + (int)threadIdx.x) * ELEMENTS, n);
+        UNROLL
+        for (int k = 0; k < LOADS; k++) UNROLL
+        for (int i = 0; i < ELEMENTS; i++) sum += (double)p[k].x[i] * (double)p[k].x[i];
     }
     sum = block_sum_f64(sum, (double *)shared);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
@@ -73,7 +75,8 @@ static __global__ void __launch_bounds__(THREADS)
 
 status cuda_square_sum_forward(backend *b, const op_call *call) {
     const tensor *g = &call->in[SQUARE_G];
-    int64_t n = g->rows * g->cols, parts = min_i64(max_i64(ceil_div(n, TURN), 1), SQUARE_PARTS);
+    int64_t n = g->rows * g->cols,
+            parts = min_i64(max_i64(ceil_div(n, TURN), 1), SQUARE_PARTS);
     LAUNCH(square_parts, (unsigned)parts, THREADS, THREADS * sizeof(double), cuda_stream(b),
            matrix_flat<float>(g->data), n, (double *)call->scratch);
     LAUNCH(square_fold, 1, THREADS, THREADS * sizeof(double), cuda_stream(b),

@@ -1,11 +1,11 @@
-/* rope.cu: rotary position embedding of queries and keys, with the optional RMSNorm of each head:
- * OP_ROPE.
+/* rope.cu: rotary position embedding of queries and keys, with the optional RMSNorm of each
+ * head: OP_ROPE.
  *
- * A block takes one row (or, where norm weights get a gradient, one of ROPE_SPLITS fixed parts of the
- * rows). Its cosines and sines are made once, by autograd/cpu/rope.c's arithmetic in double, so
- * that both back ends turn by the same numbers, and serve all heads. A head belongs to a group of
- * lanes, a power of two of them; each holds the pieces of 16 bytes at one place of both halves, and
- * a norm's sums stay within the group. */
+ * A block takes one row (or, where norm weights get a gradient, one of ROPE_SPLITS fixed parts
+ * of the rows). Its cosines and sines are made once, by autograd/cpu/rope.c's arithmetic in
+ * double, so that both back ends turn by the same numbers, and serve all heads. A head belongs
+ * to a group of lanes, a power of two of them; each holds the pieces of 16 bytes at one place
+ * of both halves, and a norm's sums stay within the group. */
 #include "autograd/cuda/reduce.h"
 #include "autograd/cuda/rows.h"
 
@@ -29,13 +29,15 @@ template <typename T> struct rope_call {
     bool add;        /* to `to` */
 };
 
-/* One position's turn for each pair of a head, rounded to C, in shared memory. */
+/* One position's turn for each pair of a head, rounded to C, in shared memory: pair i, the i %
+ * count-th of lane i / count, at [i % count * lanes + i / count], so that a head's lanes read
+ * from different banks. */
 typedef struct turns {
-    float cosine[HEAD_MOST / 2], sine[HEAD_MOST / 2];
+    float cosine[HEAD_MOST], sine[HEAD_MOST];
 } turns;
 
-/* Quarter turns are taken off with pi/2 in two parts, the rest goes through Taylor polynomials;
- * the same operations as on the CPU, rounded one by one. */
+/* Quarter turns are taken off with pi/2 in two parts, the rest goes through Taylor
+ * polynomials; the same operations as on the CPU, rounded one by one. */
 static __device__ __forceinline__ double polynomial(double z, const double c[6]) {
     double sum = c[5];
     UNROLL
@@ -68,8 +70,9 @@ static __device__ __forceinline__ void make_turns(const rope_call<T> &c, int64_t
     float position = (float)c.positions[row];
     for (int i = threadIdx.x; i < c.dim / 2; i += blockDim.x) {
         float2 p = turn(__fmul_rn(position, c.inv_freq[i]));
-        t->cosine[i] = round_to<T>(__fmul_rn(p.x, c.factor));
-        t->sine[i] = c.direction * round_to<T>(__fmul_rn(p.y, c.factor));
+        int at = i % piece<T>::count * c.lanes + i / piece<T>::count;
+        t->cosine[at] = round_to<T>(__fmul_rn(p.x, c.factor));
+        t->sine[at] = c.direction * round_to<T>(__fmul_rn(p.y, c.factor));
     }
     __syncthreads();
 }
@@ -78,6 +81,7 @@ static __device__ __forceinline__ void make_turns(const rope_call<T> &c, int64_t
  * upper; `live` where there are any. */
 typedef struct place {
     int slot, slots; /* this group and their number in the block */
+    int lane, lanes; /* within the group */
     int first;       /* within the half */
     int half;
 } place;
@@ -85,7 +89,8 @@ typedef struct place {
 template <typename T> static __device__ __forceinline__ place place_of(const rope_call<T> &c) {
     place p;
     p.slot = (int)threadIdx.x / c.lanes, p.slots = (int)blockDim.x / c.lanes;
-    p.first = (int)threadIdx.x % c.lanes * piece<T>::count;
+    p.lane = (int)threadIdx.x % c.lanes, p.lanes = c.lanes;
+    p.first = p.lane * piece<T>::count;
     p.half = c.dim / 2;
     return p;
 }
@@ -133,7 +138,7 @@ static __device__ __forceinline__ void rotate(const turns *t, const place &p, fl
                                               float *high) {
     UNROLL
     for (int i = 0; i < piece<T>::count; i++) {
-        int at = p.first + i < p.half ? p.first + i : 0;
+        int at = p.first + i < p.half ? i * p.lanes + p.lane : 0;
         float a = low[i], b = high[i], cosine = t->cosine[at], sine = t->sine[at];
         low[i] = a * cosine - b * sine;
         high[i] = b * cosine + a * sine;
@@ -259,7 +264,8 @@ denormalize(const rope_call<T> &c, int which, float rstd, const pair<T> &x,
     }
 }
 
-/* parts[which * dim + element] = the block's sums over its groups, in order. `space` [slots][dim] */
+/* parts[which * dim + element] = the block's sums over its groups, in order. `space`
+ * [slots][dim] */
 template <typename T>
 static __device__ __forceinline__ void store_sums(const rope_call<T> &c, const place &p,
                                                   const weight_sums<T> &sums, float *space,

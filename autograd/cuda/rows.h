@@ -1,11 +1,11 @@
-/* rows.h: what the row-by-row kernels (norm, rope, activation, embedding, ...) share: matrices as
- * kernels see them, pieces of 16 bytes, grids over pieces, sums over a block.
+/* rows.h: what the row-by-row kernels (norm, rope, activation, embedding, ...) share: matrices
+ * as kernels see them, pieces of 16 bytes, grids over pieces, sums over a block.
  *
  * These kernels are bound by memory: a thread holds one to four pieces of 16 bytes of each
- * operand in registers and asks for all of them before it uses the first. Where rows do not start
- * or end at multiples of 16 bytes (head size 8, windows), a kernel's other instance moves single
- * elements instead (`pack`); long dense arrays have such a place only at their end (`piece`).
- * Nothing is __restrict__: the table lets outputs take their inputs' place. */
+ * operand in registers and asks for all of them before it uses the first. Where rows do not
+ * start or end at multiples of 16 bytes (head size 8, windows), a kernel's other instance
+ * moves single elements instead (`pack`); long dense arrays have such a place only at their
+ * end (`piece`). Nothing is __restrict__: the table lets outputs take their inputs' place. */
 #ifndef NIBBLE_AUTOGRAD_CUDA_ROWS_H
 #define NIBBLE_AUTOGRAD_CUDA_ROWS_H
 
@@ -211,7 +211,8 @@ static __device__ __forceinline__ void pack_store(const matrix<T> &m, int64_t ro
     if (col < cols) pack_write(m.at + row * m.stride + col, p);
 }
 
-/* Stores g, or adds it in f32 to what stands there: the gradient of an activation. g is used up. */
+/* Stores g, or adds it in f32 to what stands there: the gradient of an activation. g is used
+ * up. */
 template <int n, typename T>
 static __device__ __forceinline__ void pack_gradient(const matrix<T> &m, bool add, int64_t row,
                                                      int64_t col, int64_t cols, float *g) {

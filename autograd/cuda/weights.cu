@@ -1,10 +1,10 @@
 /* weights.cu: decoding 4-bit weights: see weights.h.
  *
- * A thread turns one piece of codes (4 bytes, or 2 for f32) into 16 bytes of values, PIECES times,
- * a block's width apart, so that a warp reads 128 and stores 512 bytes in a row; all codes and
- * scales are asked for before the first value is stored. The 16 levels lie in shared memory, in 16
- * banks: any 32 look-ups take one turn. A piece never crosses a block of one scale. Where a row
- * or the scratch is not made of whole pieces, elements go one by one. */
+ * A thread turns one piece of codes (4 bytes, or 2 for f32) into 16 bytes of values, PIECES
+ * times, a block's width apart, so that a warp reads 128 and stores 512 bytes in a row; all
+ * codes and scales are asked for before the first value is stored. The 16 levels lie in shared
+ * memory, in 16 banks: any 32 look-ups take one turn. A piece never crosses a block of one
+ * scale. Where a row or the scratch is not made of whole pieces, elements go one by one. */
 #include "autograd/cuda/weights.h"
 
 #include "autograd/cuda/rows.h"

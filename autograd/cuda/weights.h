@@ -12,10 +12,11 @@ extern "C" {
 
 #include "autograd/backend.h"
 
-/* Enqueues on the compute stream: rows [first, first + rows) of the 4-bit W [out, in] as `type`
- * (f32, bf16, f16) to `to`, `stride` elements from row to row (>= in); what lies between a row's
- * end and the next is left alone. `to` is on the device, aligned to its elements; pieces of 16
- * bytes are stored where `to` and `stride` allow. rows == 0 does nothing. STATUS_DEVICE. */
+/* Enqueues on the compute stream: rows [first, first + rows) of the 4-bit W [out, in] as
+ * `type` (f32, bf16, f16) to `to`, `stride` elements from row to row (>= in); what lies
+ * between a row's end and the next is left alone. `to` is on the device, aligned to its
+ * elements; pieces of 16 bytes are stored where `to` and `stride` allow. rows == 0 does
+ * nothing. STATUS_DEVICE. */
 status cuda_weights_decode(backend *b, const tensor *w, int64_t first, int64_t rows,
                            dtype type, void *to, int64_t stride);
 
