@@ -1,5 +1,6 @@
-/* device_bytes.h: a piece of a back end's memory for a test: made, filled, compared, freed. Each is
- * an allocation of its own of exactly its bytes, so that the emulator sees what leaves it. */
+/* device_bytes.h: a piece of a back end's memory for a test: made, filled, compared, freed.
+ * Each is an allocation of its own of exactly its bytes, so that the emulator sees what leaves
+ * it. */
 #ifndef NIBBLE_TESTS_DEVICE_BYTES_H
 #define NIBBLE_TESTS_DEVICE_BYTES_H
 

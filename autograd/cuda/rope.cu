@@ -10,7 +10,8 @@
 #include "autograd/cuda/rows.h"
 
 enum {
-    THREADS = 128, /* of a block, at most */
+    THREADS = 128,  /* of a block, at most */
+    SUMS_APART = 4, /* floats that put rows of sums into different banks */
     HEAD_MOST = 256,
 };
 
@@ -264,28 +265,33 @@ denormalize(const rope_call<T> &c, int which, float rstd, const pair<T> &x,
     }
 }
 
-/* parts[which * dim + element] = the block's sums over its groups, in order. `space`
- * [slots][dim] */
+/* parts[which * dim + element] = the block's sums over its groups, in order. `space`:
+ * sums_bytes. */
 template <typename T>
 static __device__ __forceinline__ void store_sums(const rope_call<T> &c, const place &p,
                                                   const weight_sums<T> &sums, float *space,
                                                   float *parts) {
+    const int count = piece<T>::count, row = (int)blockDim.x + SUMS_APART;
     UNROLL
     for (int which = 0; which < 2; which++) {
         __syncthreads();
         UNROLL
-        for (int i = 0; i < piece<T>::count; i++) {
-            if (p.first + i >= p.half) continue;
-            space[p.slot * c.dim + p.first + i] = sums.low[which][i];
-            space[p.slot * c.dim + p.half + p.first + i] = sums.high[which][i];
+        for (int i = 0; i < count; i++) { /* [half * count + i][thread] */
+            space[i * row + (int)threadIdx.x] = sums.low[which][i];
+            space[(count + i) * row + (int)threadIdx.x] = sums.high[which][i];
         }
         __syncthreads();
         for (int e = threadIdx.x; e < c.dim; e += blockDim.x) {
+            int upper = e >= p.half, at = e - upper * p.half;
+            const float *column = space + (upper * count + at % count) * row + at / count;
             float sum = 0;
-            for (int slot = 0; slot < p.slots; slot++) sum += space[slot * c.dim + e];
+            for (int slot = 0; slot < p.slots; slot++) sum += column[slot * c.lanes];
             parts[which * c.dim + e] = sum;
         }
     }
+}
+static int64_t sums_bytes(int threads, int elements) {
+    return 2 * elements * (threads + SUMS_APART) * (int64_t)sizeof(float);
 }
 
 /* The rows of part blockIdx.x of gridDim.x. parts [gridDim.x][2][dim], or NULL. */
@@ -384,7 +390,7 @@ static status norm_backward(backend *b, const op_call *call, rope_call<T> c) {
     float *parts = dq || dk ? (float *)call->scratch : NULL;
     int threads = threads_for(c.turned, c.lanes);
     int64_t count = parts ? min_i64(c.rows, ROPE_SPLITS) : c.rows;
-    int64_t sums = (int64_t)(threads / c.lanes) * c.dim * (int64_t)sizeof(float);
+    int64_t sums = sums_bytes(threads, piece<T>::count);
     LAUNCH(rope_norm_backward<T>, (unsigned)count, threads,
            max_i64((int64_t)sizeof(turns), sums), cuda_stream(b), c, parts);
     TRY(CUDA_LAUNCHED(b, "rope backward"));
