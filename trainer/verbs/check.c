@@ -88,16 +88,23 @@ static status report(const command *c, const config *conf, const session *s,
     if (json && c->show <= 0) {
         json_t *o = report_json(&rows->train.report, l);
         char *text = o ? json_write_text(o, JSON_INDENT(1)) : NULL;
-        if (text) printf("%s\n", text);
+        if (text)
+            printf("%s\n", text);
+        else
+            r = status_fail(STATUS_MEMORY, "out of memory for the report");
         mem_free(text);
         json_decref(o);
     } else if (!json) {
         char *text = dataset_describe(&rows->train, &rows->options);
-        if (text) printf("%s\n", text);
+        if (text)
+            printf("%s\n", text);
+        else
+            r = status_fail(STATUS_MEMORY, "out of memory for the report");
         mem_free(text);
-        printf("%lld optimizer steps, %lld an epoch; micro-batches %.1f %% full\n",
-               (long long)loader_steps(l), (long long)loader_steps_per_epoch(l),
-               100 * loader_fill(l));
+        if (r == STATUS_OK)
+            printf("%lld optimizer steps, %lld an epoch; micro-batches %.1f %% full\n",
+                   (long long)loader_steps(l), (long long)loader_steps_per_epoch(l),
+                   100 * loader_fill(l));
     }
     for (int64_t i = 0; i < n && r == STATUS_OK; i++)
         r = json ? show_json(&rows->train.train, i) : show_text(s, &rows->train.train, i);
