@@ -23,7 +23,7 @@ enum { STAGES = 2 };
 template <int D> struct keys_shape {
     static const int warps = 8, threads = warps * WARP;
     static const int halves = D > 128 ? 2 : 1, cols = D / halves;
-    static const int own = 16 * warps / halves, met = D > 128 ? 16 : D > 64 ? 32 : 64;
+    static const int own = 16 * warps / halves, met = D > 128 ? 16 : D == 64 ? 64 : 32;
     static const bool hold_a = D <= 128, hold_b = D < 128; /* as far as registers go */
     /* bytes; stats begin at an even row, so a tile has up to two more */
     static const int tile = met * tile_row<D>::bytes, stats_bytes = (met + 2) * 8;
@@ -33,7 +33,7 @@ template <int D> struct keys_shape {
 
 template <int D> struct queries_shape {
     static const int warps = D > 128 ? 4 : 8, threads = warps * WARP;
-    static const int own = 16 * warps, met = D > 128 ? 16 : D > 64 ? 32 : 64;
+    static const int own = 16 * warps, met = D > 128 ? 16 : D == 64 ? 64 : 32;
     static const bool hold = D <= 128;
     static const int tile = met * tile_row<D>::bytes, ring = 2 * own * tile_row<D>::bytes;
     static const int shared = ring + STAGES * 2 * tile;
