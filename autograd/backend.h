@@ -99,7 +99,8 @@ bool backend_cuda_present(void);
 typedef enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } device_choice;
 typedef struct device_request {
     device_choice choice;
-    int threads; /* of the CPU; 0: as many as there are cores */
+    int threads;             /* of the CPU; 0: as many as there are cores */
+    const struct card *card; /* card.h: one that is only planned for; NULL: none */
 } device_request;
 status backend_open(backend **out, const device_request *q);
 status backend_rehearsal_open(backend **out, const backend *like);

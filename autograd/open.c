@@ -1,10 +1,11 @@
 /* open.c: which back end computes. */
-#include "autograd/backend.h"
+#include "autograd/card.h"
 #include "common/log.h"
 
 #include <string.h>
 
 status backend_open(backend **out, const device_request *q) {
+    if (q->card) return backend_card_open(out, q->card);
     if (q->choice == DEVICE_CUDA) return backend_cuda_open(out);
     if (q->choice == DEVICE_AUTO && backend_cuda_present()) {
         if (backend_cuda_open(out) == STATUS_OK) return STATUS_OK;

@@ -120,6 +120,8 @@ static void mistakes(void **state) {
     REFUSED("--config needs a value", "--config");
     REFUSED("takes no value", "a.yaml", "--resume=yes");
     REFUSED("must be one of auto|cpu|cuda", "a.yaml", "--device", "gpu");
+    REFUSED("must be one of auto|cpu|cuda", "a.yaml", "--device", "l40s"); /* plan's alone */
+    REFUSED("auto, cpu, cuda or one of rtx-3090", "plan", "a.yaml", "--device", "gpu");
     REFUSED("whole number", "check", "a.yaml", "--show", "x");
     REFUSED("from 0 to 1", "generate", "--model", "m", "--top-p", "2");
     REFUSED("two dashes", "a.yaml", "-r");

@@ -103,5 +103,34 @@ class Plan(nibble.Case):
             self.assertEqual(r.code, code, "%d tokens: %s" % (n, r))
 
 
+class Cards(nibble.Case):
+    """Plans for cards that are not here, with bases that nobody has downloaded."""
+    CONFIGS = nibble.os.path.join(nibble.os.path.dirname(nibble.os.path.dirname(nibble.os.path.dirname(
+        nibble.os.path.abspath(__file__)))), "configs")
+
+    def plan(self, config, card, *more, code=nibble.OK):
+        r = nibble.run(self.dir, "plan", "--config", nibble.os.path.join(self.CONFIGS, config), "--synthetic",
+                       "--device", card, "--format", "json", *more)
+        self.assertEqual(r.code, code, r)
+        return nibble.json.loads(r.out) if r.out else r
+
+    def test_70b(self):
+        small = ("micro_batch_size=1", "sequence_len=2048")
+        resident = self.plan("qlora-70b.yaml", "l40s", *small)
+        self.assertEqual(resident["base"], "resident")
+        self.assertLess(resident["device_bytes"], 48e9)
+        streamed = self.plan("qlora-70b.yaml", "RTX-4090")
+        self.assertEqual(streamed["base"], "host")
+        self.assertLess(streamed["device_bytes"], 24e9)
+        faster = self.plan("qlora-70b.yaml", "h100")
+        self.assertLess(faster["step_seconds"], streamed["step_seconds"] / 3)
+        r = self.plan("qlora-70b.yaml", "rtx-4080", code=nibble.MEMORY)
+        self.assertIn("what would fit", r.err)
+
+    def test_unknown(self):
+        r = self.plan("qlora-8b.yaml", "gtx-1080", code=nibble.USAGE)
+        self.assertIn("rtx-4090", r.err)
+
+
 if __name__ == "__main__":
     nibble.main()

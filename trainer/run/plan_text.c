@@ -1,5 +1,6 @@
 /* plan_text.c: see plan_text.h. */
 #include "trainer/run/plan_text.h"
+#include "autograd/card.h"
 #include "common/alloc.h"
 
 #include <stdio.h>
@@ -113,6 +114,7 @@ static bool add(char **text, const char *line) {
 char *plan_text(const session *s, int accumulation) {
     const plan *p = s->plan;
     plan_cost step = plan_step_cost(s, accumulation);
+    const card *card = s->request.device.card;
     char *text = mem_strdup(""), line[256], a[BYTES_TEXT], b[BYTES_TEXT], d[BYTES_TEXT];
     snprintf(line, sizeof line,
              "plan: %s, activations %s%s, base %s, optimizer %s, %lld tokens a micro-step, %d "
@@ -144,9 +146,10 @@ char *plan_text(const session *s, int accumulation) {
         ok = ok && add(&text, line);
     }
     snprintf(line, sizeof line,
-             "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s measured)",
-             step.flops / 1e9, step.seconds,
-             s->rates.gemm_flops / 1e9, s->rates.copy_bytes / 1e9);
+             "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s %s%s)",
+             step.flops / 1e9, step.seconds, s->rates.gemm_flops / 1e9,
+             s->rates.copy_bytes / 1e9, card ? "expected of the " : "measured",
+             card ? card->name : "");
     ok = ok && add(&text, line);
     const program_plan *t = planned(s, PROGRAM_TRAIN), *u = planned(s, PROGRAM_UPDATE);
     if (ok && t && t->moved_in + t->moved_out + t->disk_read) {

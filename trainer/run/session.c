@@ -143,13 +143,15 @@ static int64_t within(int64_t budget, int64_t limit) {
 }
 
 /* What there is. A card's memory is its own; on the CPU both arenas share the host's. */
-static void set_limits(plan_policy *p, const backend *b) {
+static void set_limits(plan_policy *p, const session *s) {
+    const backend *b = s->b;
     int64_t host = plan_host_limit(session_outside(0));
     if (!b->memory) {
         p->total_budget = host;
         return;
     }
     p->device_budget = within(p->device_budget, b->memory);
+    if (s->request.device.card) return; /* its host is not this one */
     p->host_budget = within(p->host_budget, host);
 }
 
@@ -170,7 +172,7 @@ static plan_policy policy_of(const session *s) {
                      .page_optimizer = m->optimizer == STATES_PAGED ||
                                        (m->optimizer == STATES_AUTO && paged),
                      .disk_possible = true};
-    set_limits(&p, s->b);
+    set_limits(&p, s);
     if (c->adapter == ADAPTER_FULL)
         p.base = BASE_RESIDENT; /* what is trained is no frozen page */
     return p;

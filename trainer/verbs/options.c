@@ -1,6 +1,7 @@
 /* options.c: the tables of verbs and options, and the one loop that reads argv by them. */
 #include "trainer/verbs/options.h"
 
+#include "autograd/card.h"
 #include "common/alloc.h"
 #include "trainer/verbs/nearest.h"
 #include "trainer/verbs/values.h"
@@ -101,8 +102,10 @@ const option options_table[] = {
      "The recorded operations and the derived backward pass, with FLOPs."},
     {"show", "N", OPTION_INT, AT(show), ON(CHECK), 0, 1 << 20,
      "Print N examples as tokens with what is learned of them."},
-    {"device", "auto|cpu|cuda", OPTION_CHOICE, AT(device), COMPUTES, 0, 0,
+    {"device", "auto|cpu|cuda", OPTION_CHOICE, AT(device), COMPUTES & ~ON(PLAN), 0, 0,
      "Where to compute."},
+    {"device", "auto|cpu|cuda|CARD", OPTION_TEXT, AT(card), ON(PLAN), 0, 0,
+     "For which device; a card's name (l40s, rtx-4090 ...) needs no such card."},
     {"threads", "N", OPTION_INT, AT(threads), COMPUTES, 0, 4096,
      "CPU threads (0: as many as there are cores)."},
     {"format", "text|json", OPTION_CHOICE, AT(format), REPORTS, 0, 0,
@@ -267,6 +270,20 @@ static status take_word(command *c, const char *word) {
     return STATUS_OK;
 }
 
+/* plan's --device: one of the usual words, or a card. */
+static status take_card(command *c) {
+    if (!c->card || card_find(c->card)) return STATUS_OK;
+    int choice = value_choice(c->card, "auto|cpu|cuda");
+    char names[256];
+    card_names(names, sizeof names);
+    if (choice < 0)
+        return status_fail(STATUS_USAGE, "--device %s: must be auto, cpu, cuda or one of %s",
+                           c->card, names);
+    c->device = (device_choice)choice;
+    c->card = NULL;
+    return STATUS_OK;
+}
+
 /* What a verb cannot do without. */
 static status check_command(const command *c) {
     const char *name = options_verbs[c->verb].name;
@@ -364,6 +381,7 @@ static status parse(int argc, char **argv, command *c) {
         else
             TRY(take_word(c, argv[i]));
     }
+    TRY(take_card(c));
     return c->action == ACTION_RUN ? check_command(c) : STATUS_OK;
 }
 

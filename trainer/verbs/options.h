@@ -51,6 +51,7 @@ typedef struct command {
     bool resume, overwrite;
     bool profile; /* train: time per operation in the summary */
     device_choice device;
+    const char *card; /* plan: a card that need not be here (autograd/card.h) */
     command_format format;
     int64_t threads; /* 0: as many as there are cores */
     bool quiet;

@@ -1,4 +1,5 @@
 /* shared.c: what several verbs share. */
+#include "autograd/card.h"
 #include "common/alloc.h"
 #include "common/file.h"
 #include "common/log.h"
@@ -135,5 +136,5 @@ status verb_adapter(const command *c, const config *conf, char **out) {
 }
 
 device_request verb_device(const command *c) {
-    return (device_request){c->device, (int)c->threads};
+    return (device_request){c->device, (int)c->threads, c->card ? card_find(c->card) : NULL};
 }
