@@ -7,6 +7,7 @@
 
 #include "autograd/cpu/dropout.h"
 #include "autograd/cuda/quantize.h"
+#include "autograd/cuda/sizes.h"
 #include "autograd/cuda/weights.h"
 #include "common/checked.h"
 #include "common/half.h"

@@ -3,7 +3,7 @@
  * it says fma).
  *
  * 32 bits: four elements a thread, 16 bytes of each operand. 8 bits: a warp has a block of 256
- * elements, eight a lane, so that the block's largest magnitudes are two shuffled maxima and
+ * elements, twice four a lane, so that the block's largest magnitudes are two shuffled maxima and
  * nothing crosses warps; the maps and their search heaps lie in shared memory, 4 KB filled
  * once per TURNS blocks of a warp. */
 #include "autograd/cuda/codes.h"
@@ -16,7 +16,8 @@ enum {
     THREADS = 256,
     WARPS = THREADS / WARP,
     TURNS = 8, /* blocks of 256 elements that a warp updates, one after another */
-    LANE = ADAMW8_BLOCK / WARP,
+    QUADS = ADAMW8_BLOCK / WARP / 4, /* a lane's elements of a block: 4 of each half */
+    LANE = 4 * QUADS,
 };
 
 template <typename T> struct adamw_call {
@@ -100,32 +101,20 @@ static __device__ __forceinline__ void share_maps(const maps &given, adamw8_spac
     __syncthreads();
 }
 
-/* A lane's eight codes; `n` are left of the tensor, and where fewer than eight they go one by
- * one. */
-typedef union lane_codes {
-    uint2 bits;
-    uint8_t x[LANE];
-} lane_codes;
-
-static __device__ __forceinline__ lane_codes codes_load(const uint8_t *codes, int64_t n) {
-    lane_codes c;
-    c.bits = make_uint2(0, 0);
-    if (n >= LANE)
-        c.bits = *(const uint2 *)codes;
-    else
-        UNROLL
-    for (int i = 0; i < LANE; i++)
-        if (i < n) c.x[i] = codes[i];
-    return c;
+/* The codes of four elements from e on, in one word; those past the end are 0. */
+static __device__ __forceinline__ uint32_t codes_load(const uint8_t *codes, int64_t e,
+                                                      int64_t n) {
+    uint32_t word = 0;
+    if (e + 4 <= n) return *(const uint32_t *)(codes + e);
+    for (int i = 0; e + i < n; i++) word |= (uint32_t)codes[e + i] << 8 * i;
+    return word;
 }
-static __device__ __forceinline__ void codes_store(uint8_t *codes, int64_t n,
-                                                   const lane_codes &c) {
-    if (n >= LANE)
-        *(uint2 *)codes = c.bits;
+static __device__ __forceinline__ void codes_store(uint8_t *codes, int64_t e, int64_t n,
+                                                   uint32_t word) {
+    if (e + 4 <= n)
+        *(uint32_t *)(codes + e) = word;
     else
-        UNROLL
-    for (int i = 0; i < LANE; i++)
-        if (i < n) codes[i] = c.x[i];
+        for (int i = 0; e + i < n; i++) codes[e + i] = (uint8_t)(word >> 8 * i);
 }
 
 /* The states and the master after one step. */
@@ -166,38 +155,63 @@ static __device__ __forceinline__ uint8_t signed_code(const float *node, float y
     return (uint8_t)(code + (code < DYNAMIC_ZERO_SIGNED) - (s1 < 0.0f));
 }
 
+/* A lane's part of a block: quad q has the elements from at[q] on. */
+typedef struct lane_states {
+    int64_t at[QUADS];
+    float s1[LANE], s2[LANE], p[LANE]; /* states, master */
+} lane_states;
+
+/* The lane's elements of the block from `first` on, after the step. */
+template <typename T>
+static __device__ __forceinline__ lane_states step_block(const adamw_call<T> &c,
+                                                         const adamw8_space *t, int64_t first,
+                                                         float absmax1, float absmax2) {
+    lane_states l;
+    float g[LANE];
+    uint32_t c1[QUADS], c2[QUADS];
+    UNROLL
+    for (int q = 0; q < QUADS; q++) {
+        l.at[q] = first + q * (4 * WARP) + threadIdx.x % WARP * 4;
+        c1[q] = codes_load(c.codes1, l.at[q], c.n);
+        c2[q] = codes_load(c.codes2, l.at[q], c.n);
+        piece_widen(piece_load(c.g, 0, l.at[q], c.n), g + 4 * q);
+        piece_widen(piece_load(c.master, 0, l.at[q], c.n), l.p + 4 * q);
+    }
+    UNROLL
+    for (int i = 0; i < LANE; i++) {
+        bool live = l.at[i / 4] + i % 4 < c.n;
+        float m1 = t->map1[c1[i / 4] >> 8 * (i % 4) & 255];
+        float m2 = t->map2[c2[i / 4] >> 8 * (i % 4) & 255];
+        l.s1[i] = live ? __fmul_rn(m1, absmax1) : 0.0f;
+        l.s2[i] = live ? __fmul_rn(m2, absmax2) : 0.0f;
+        update8(c.s, g[i], &l.s1[i], &l.s2[i], &l.p[i]);
+    }
+    return l;
+}
+
 /* The block of 256 elements from `first` on, by one warp. */
 template <typename T>
 static __device__ __forceinline__ void adamw8_block(const adamw_call<T> &c,
                                                     const adamw8_space *t, int64_t first) {
-    int64_t e = first + threadIdx.x % WARP * LANE, left = c.n - e, b = first / ADAMW8_BLOCK;
-    float g[LANE], p[LANE], s1[LANE], s2[LANE];
-    lane_codes c1 = codes_load(c.codes1 + e, left), c2 = codes_load(c.codes2 + e, left);
-    float absmax1 = c.absmax1[b], absmax2 = c.absmax2[b];
+    int64_t b = first / ADAMW8_BLOCK;
+    lane_states l = step_block(c, t, first, c.absmax1[b], c.absmax2[b]);
+    float absmax1 = warp_absmax(l.s1), absmax2 = warp_absmax(l.s2);
     UNROLL
-    for (int i = 0; i < LANE; i += 4) {
-        piece_widen(piece_load(c.g, 0, e + i, c.n), g + i);
-        piece_widen(piece_load(c.master, 0, e + i, c.n), p + i);
+    for (int q = 0; q < QUADS; q++) {
+        uint32_t c1 = 0, c2 = 0;
+        UNROLL
+        for (int i = 4 * q; i < 4 * q + 4; i++) {
+            uint32_t one = signed_code(t->node1, normal(l.s1[i], absmax1), l.s1[i]);
+            uint32_t two = map_find(t->node2, normal(l.s2[i], absmax2));
+            c1 |= one << 8 * (i % 4);
+            c2 |= two << 8 * (i % 4);
+        }
+        codes_store(c.codes1, l.at[q], c.n, c1);
+        codes_store(c.codes2, l.at[q], c.n, c2);
+        piece_store(c.master, 0, l.at[q], c.n, piece_narrow<float>(l.p + 4 * q));
+        if (c.working.at) store_working(c.working, l.at[q], c.n, l.p + 4 * q);
     }
-    UNROLL
-    for (int i = 0; i < LANE; i++) {
-        s1[i] = i < left ? __fmul_rn(t->map1[c1.x[i]], absmax1) : 0.0f;
-        s2[i] = i < left ? __fmul_rn(t->map2[c2.x[i]], absmax2) : 0.0f;
-        update8(c.s, g[i], &s1[i], &s2[i], &p[i]);
-    }
-    absmax1 = warp_absmax(s1), absmax2 = warp_absmax(s2);
-    UNROLL
-    for (int i = 0; i < LANE; i++) {
-        c1.x[i] = signed_code(t->node1, normal(s1[i], absmax1), s1[i]);
-        c2.x[i] = (uint8_t)map_find(t->node2, normal(s2[i], absmax2));
-    }
-    codes_store(c.codes1 + e, left, c1);
-    codes_store(c.codes2 + e, left, c2);
-    UNROLL
-    for (int i = 0; i < LANE; i += 4) {
-        piece_store(c.master, 0, e + i, c.n, piece_narrow<float>(p + i));
-        if (c.working.at) store_working(c.working, e + i, c.n, p + i);
-    }
+    __syncwarp(); /* all lanes have read the old scales */
     if (threadIdx.x % WARP == 0) c.absmax1[b] = absmax1, c.absmax2[b] = absmax2;
 }
 
