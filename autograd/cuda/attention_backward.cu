@@ -4,8 +4,9 @@
  *   P = e^(S - lse)   dP = dY V^T   dS = P (dP - delta)   dV = P^T dY   dK = dS^T Q   dQ = dS K
  * One pass owns keys and meets the queries of its kv head's group (dV, dK); one owns queries and
  * meets keys (dQ). Each makes S and dP anew, seven products instead of five; in return nothing is
- * added up between blocks, so there are no atomics and the sums have one order. Both are one
- * scheme: a warp owns 16 rows, tiles that are met come by pairs, the next pair under way while
+ * added up between blocks, so there are no atomics and the sums have one order. Both run in one
+ * grid: the short blocks of queries fill what the few long blocks of keys leave idle. Both are
+ * one scheme: a warp owns 16 rows, tiles that are met come by pairs, the next pair under way while
  * one is in use. What is owned are the rows of the scores (transposed in the pass over keys), so
  * P and dS go into the next products straight from the accumulators.
  *
@@ -16,14 +17,13 @@
 
 #include <math.h>
 
-enum { STAGES = 2 };
+enum { WARPS = 8, THREADS = WARPS * WARP, STAGES = 2 };
 
 #define LOG2E 1.4426950408889634f
 
 template <int D> struct keys_shape {
-    static const int warps = 8, threads = warps * WARP;
     static const int halves = D > 128 ? 2 : 1, cols = D / halves;
-    static const int own = 16 * warps / halves, met = D > 128 ? 16 : D == 64 ? 64 : 32;
+    static const int own = 16 * WARPS / halves, met = D > 128 ? 16 : D == 64 ? 64 : 32;
     static const bool hold_a = D <= 128, hold_b = D < 128; /* as far as registers go */
     /* bytes; stats begin at an even row, so a tile has up to two more */
     static const int tile = met * tile_row<D>::bytes, stats_bytes = (met + 2) * 8;
@@ -32,8 +32,8 @@ template <int D> struct keys_shape {
 };
 
 template <int D> struct queries_shape {
-    static const int warps = D > 128 ? 4 : 8, threads = warps * WARP;
-    static const int own = 16 * warps, met = D > 128 ? 16 : D == 64 ? 64 : 32;
+    static const int own = D > 128 ? 64 : 16 * WARPS; /* of 64: half of the warps only load */
+    static const int met = keys_shape<D>::met;
     static const bool hold = D <= 128;
     static const int tile = met * tile_row<D>::bytes, ring = 2 * own * tile_row<D>::bytes;
     static const int shared = ring + STAGES * 2 * tile;
@@ -114,14 +114,14 @@ load_queries(const attention_args &a, const attention_tile &t, unsigned char *sp
     typedef keys_shape<D> shape;
     int64_t row = t.row + query, col = (int64_t)head * a.dim, even = row & ~(int64_t)1;
     int at = shape::ring + stage * 2 * shape::tile, left = t.count - query;
-    tile_load<T, D, shape::met, shape::threads>(space, at,
-                                                (const T *)a.qkv + row * a.qkv_stride + col +
-                                                    tile_thread_offset<D>(a.qkv_stride),
-                                                a.qkv_stride, left, a.dim);
-    tile_load<T, D, shape::met, shape::threads>(space, at + shape::tile,
-                                                (const T *)a.dy + row * a.dy_stride + col +
-                                                    tile_thread_offset<D>(a.dy_stride),
-                                                a.dy_stride, left, a.dim);
+    tile_load<T, D, shape::met, THREADS>(space, at,
+                                         (const T *)a.qkv + row * a.qkv_stride + col +
+                                             tile_thread_offset<D>(a.qkv_stride),
+                                         a.qkv_stride, left, a.dim);
+    tile_load<T, D, shape::met, THREADS>(space, at + shape::tile,
+                                         (const T *)a.dy + row * a.dy_stride + col +
+                                             tile_thread_offset<D>(a.dy_stride),
+                                         a.dy_stride, left, a.dim);
     int pair = 2 * threadIdx.x;
     if (pair < shape::met + 2)
         cp_async_16(space + shape::stats + stage * shape::stats_bytes + pair * 8,
@@ -129,14 +129,15 @@ load_queries(const attention_args &a, const attention_tile &t, unsigned char *sp
     cp_async_commit();
 }
 
+/* Block `block` of the pass over keys: kv heads side by side, the first keys, which are seen
+ * most, first. */
 template <typename T, int D>
-static __global__ void __launch_bounds__(keys_shape<D>::threads, 1)
-    backward_keys(attention_args a) {
+static __device__ __forceinline__ void keys_block(const attention_args &a,
+                                                  unsigned char *space, unsigned block) {
     typedef keys_shape<D> shape;
     const int N = shape::met, bytes = tile_row<D>::bytes;
-    SHARED(space);
-    int kv = blockIdx.x % a.kv_heads;
-    attention_tile t = attention_tile_of(a, blockIdx.x / a.kv_heads, shape::own);
+    int kv = block % a.kv_heads;
+    attention_tile t = attention_tile_of(a, block / a.kv_heads, shape::own);
     if (!t.live) return;
     T *g = (T *)a.g;
     int64_t key_col = a.key_col + (int64_t)kv * a.dim;
@@ -150,10 +151,9 @@ static __global__ void __launch_bounds__(keys_shape<D>::threads, 1)
     int count = min(shape::own, t.count - t.first);
     const T *own = (const T *)a.keys + (t.row + t.first) * a.key_stride +
                    tile_thread_offset<D>(a.key_stride);
-    tile_load<T, D, shape::own, shape::threads>(space, 0, own + key_col, a.key_stride, count,
-                                                a.dim);
-    tile_load<T, D, shape::own, shape::threads>(space, shape::own * bytes, own + value_col,
-                                                a.key_stride, count, a.dim);
+    tile_load<T, D, shape::own, THREADS>(space, 0, own + key_col, a.key_stride, count, a.dim);
+    tile_load<T, D, shape::own, THREADS>(space, shape::own * bytes, own + value_col,
+                                         a.key_stride, count, a.dim);
     int begin = t.first / N * N, query = begin, head = kv * a.group, stage = 0;
     int end = a.window > 0 ? min(t.count, t.first + count - 1 + a.window) : t.count;
     load_queries<T, D>(a, t, space, 0, head, query);
@@ -222,23 +222,22 @@ static __device__ __forceinline__ void load_keys(const attention_args &a, unsign
     typedef queries_shape<D> shape;
     int at = shape::ring + stage * 2 * shape::tile;
     if (left > 0) {
-        tile_load<T, D, shape::met, shape::threads>(space, at, from + a.key_col, a.key_stride,
-                                                    left, a.dim);
-        tile_load<T, D, shape::met, shape::threads>(
-            space, at + shape::tile, from + a.value_col, a.key_stride, left, a.dim);
+        tile_load<T, D, shape::met, THREADS>(space, at, from + a.key_col, a.key_stride, left,
+                                             a.dim);
+        tile_load<T, D, shape::met, THREADS>(space, at + shape::tile, from + a.value_col,
+                                             a.key_stride, left, a.dim);
     }
     cp_async_commit();
 }
 
+/* Block `block` from the end of the pass over queries: the last queries, which see most, first. */
 template <typename T, int D>
-static __global__ void __launch_bounds__(queries_shape<D>::threads, 1)
-    backward_queries(attention_args a) {
+static __device__ __forceinline__ void queries_block(const attention_args &a,
+                                                     unsigned char *space, unsigned block) {
     typedef queries_shape<D> shape;
     const int N = shape::met, bytes = tile_row<D>::bytes;
-    SHARED(space);
-    int head = blockIdx.x % a.heads;
-    int64_t slot = (gridDim.x - 1 - blockIdx.x) / a.heads;
-    attention_tile t = attention_tile_of(a, slot, shape::own);
+    int head = block % a.heads;
+    attention_tile t = attention_tile_of(a, block / a.heads, shape::own);
     if (!t.live) return;
     T *g = (T *)a.g;
     int64_t col = (int64_t)head * a.dim;
@@ -248,14 +247,14 @@ static __global__ void __launch_bounds__(queries_shape<D>::threads, 1)
     }
     int64_t row = t.row + t.first;
     int count = min(shape::own, t.count - t.first);
-    tile_load<T, D, shape::own, shape::threads>(space, 0,
-                                                (const T *)a.qkv + row * a.qkv_stride + col +
-                                                    tile_thread_offset<D>(a.qkv_stride),
-                                                a.qkv_stride, count, a.dim);
-    tile_load<T, D, shape::own, shape::threads>(space, shape::own * bytes,
-                                                (const T *)a.dy + row * a.dy_stride + col +
-                                                    tile_thread_offset<D>(a.dy_stride),
-                                                a.dy_stride, count, a.dim);
+    tile_load<T, D, shape::own, THREADS>(space, 0,
+                                         (const T *)a.qkv + row * a.qkv_stride + col +
+                                             tile_thread_offset<D>(a.qkv_stride),
+                                         a.qkv_stride, count, a.dim);
+    tile_load<T, D, shape::own, THREADS>(space, shape::own * bytes,
+                                         (const T *)a.dy + row * a.dy_stride + col +
+                                             tile_thread_offset<D>(a.dy_stride),
+                                         a.dy_stride, count, a.dim);
     int key = attention_first_key(a, t.first) / N * N, left = t.first + count - key, stage = 0;
     const T *keys = (const T *)a.keys + (t.row + key) * a.key_stride +
                     (int64_t)(head / a.group) * a.dim + tile_thread_offset<D>(a.key_stride);
@@ -307,27 +306,35 @@ static __global__ void __launch_bounds__(queries_shape<D>::threads, 1)
 
 /* ---- launches ---- */
 
+template <typename T, int D>
+static __global__ void __launch_bounds__(THREADS, 1)
+    backward(attention_args a, unsigned key_blocks) {
+    SHARED(space);
+    if (blockIdx.x < key_blocks)
+        keys_block<T, D>(a, space, blockIdx.x);
+    else
+        queries_block<T, D>(a, space, gridDim.x - 1 - blockIdx.x);
+}
+
+template <int D> static int shared_bytes(void) {
+    return keys_shape<D>::shared > queries_shape<D>::shared ? keys_shape<D>::shared
+                                                            : queries_shape<D>::shared;
+}
+
 template <typename T, int D> static cudaError_t prepare_as(void) {
-    cudaError_t e = cudaFuncSetAttribute((const void *)backward_keys<T, D>,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         keys_shape<D>::shared);
-    if (e != cudaSuccess) return e;
-    return cudaFuncSetAttribute((const void *)backward_queries<T, D>,
+    return cudaFuncSetAttribute((const void *)backward<T, D>,
                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                queries_shape<D>::shared);
+                                shared_bytes<D>());
 }
 
 template <typename T, int D>
 static cudaError_t launch_as(const attention_args *a, cudaStream_t s) {
-    typedef keys_shape<D> by_keys;
-    typedef queries_shape<D> by_queries;
     cudaError_t e = prepare_as<T, D>();
     if (e != cudaSuccess) return e;
-    int64_t blocks = attention_slots(a, by_keys::own) * a->kv_heads;
-    LAUNCH((backward_keys<T, D>), (unsigned)blocks, by_keys::threads, by_keys::shared, s, *a);
-    blocks = attention_slots(a, by_queries::own) * a->heads;
-    LAUNCH((backward_queries<T, D>), (unsigned)blocks, by_queries::threads, by_queries::shared,
-           s, *a);
+    int64_t keys = attention_slots(a, keys_shape<D>::own) * a->kv_heads;
+    int64_t queries = attention_slots(a, queries_shape<D>::own) * a->heads;
+    LAUNCH((backward<T, D>), (unsigned)(keys + queries), THREADS, shared_bytes<D>(), s, *a,
+           (unsigned)keys);
     return cudaGetLastError();
 }
 
