@@ -42,8 +42,8 @@ static herr_t take_cause(unsigned n, const H5E_error2_t *error, void *text) {
 static status library_failed(status code, const char *path, const char *doing) {
     char cause[320] = "";
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_cause, cause);
-    return status_fail(code, "%s: HDF5 cannot %s: %s", path, doing,
-                       *cause ? cause : "no reason given");
+    return status_fail(code, "%s: HDF5 cannot %s: %s%s", path, doing,
+                       *cause ? cause : "no reason given", file_remedy(cause));
 }
 
 /* ---- types ---- */

@@ -64,6 +64,10 @@ int file_fault(void) {
     return inject(&writes);
 }
 
+const char *file_remedy(const char *cause) {
+    return strstr(cause, strerror(ENOSPC)) ? ": make room there" : "";
+}
+
 /* ---- reading ---- */
 status file_open(file *f, const char *path) {
     memset(f, 0, sizeof *f);
@@ -163,6 +167,11 @@ status file_open_update(file *f, const char *path) {
     return open_for_write(f, path, 0);
 }
 
+static status write_failed(const file *f, size_t bytes, const char *cause) {
+    return status_fail(STATUS_IO, "%s: writing %zu bytes: %s%s", f->path, bytes, cause,
+                       file_remedy(cause));
+}
+
 /* offset < 0: write(2) at the file's position */
 static status write_fully(file *f, const void *data, size_t bytes, int64_t offset) {
     size_t done = 0;
@@ -182,8 +191,7 @@ static status write_fully(file *f, const void *data, size_t bytes, int64_t offse
             n = pwrite(f->fd, from, want, offset + (int64_t)done);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
-            return status_fail(STATUS_IO, "%s: writing %zu bytes: %s", f->path, bytes,
-                               n < 0 ? strerror(errno) : "nothing was taken");
+            return write_failed(f, bytes, n < 0 ? strerror(errno) : "nothing was taken");
         done += (size_t)n;
     }
     return STATUS_OK;

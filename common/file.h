@@ -81,6 +81,8 @@ uint64_t file_fault_count(void);
 /* The same for reads, with NIBBLE_READ_FAULT. */
 void file_fail_read_at(uint64_t k, int err, bool from_then_on);
 uint64_t file_read_count(void);
+/* ": make room there" where `cause` says that the device is full, else "": a message's end. */
+const char *file_remedy(const char *cause);
 /* Asks whether an operation done by a library must be treated as failed; returns 0 or an
  * errno. */
 int file_fault(void);
