@@ -307,7 +307,7 @@ static bool block_run(launch *l, uint64_t number) {
     DETECT(block_ends);
     if (!engine.failed) return true;
     for (int i = 0; i < engine.threads; i++) /* what still waits is dropped */
-        if (engine.all[i].on) fiber_give(engine.all[i].on);
+        if (engine.all[i].on) fiber_drop(engine.all[i].on);
     return false;
 }
 

@@ -87,14 +87,16 @@ fiber *fiber_main(void) {
 #ifdef FIBER_UCONTEXT
     if (!main_fiber.saved) main_fiber.saved = calloc(1, sizeof(ucontext_t));
 #endif
-    if (__sanitizer_start_switch_fiber) { /* the calling thread may be another one now */
+    static thread_local void *low; /* each thread of the host has its own stack */
+    static thread_local size_t bytes;
+    if (__sanitizer_start_switch_fiber && !low) {
         pthread_attr_t attr;
-        void *low = NULL;
         pthread_getattr_np(pthread_self(), &attr);
-        pthread_attr_getstack(&attr, &low, &main_fiber.bytes);
+        pthread_attr_getstack(&attr, &low, &bytes);
         pthread_attr_destroy(&attr);
-        main_fiber.stack = (char *)low;
     }
+    main_fiber.stack = (char *)low;
+    main_fiber.bytes = bytes;
     return &main_fiber;
 }
 
@@ -121,7 +123,6 @@ fiber *fiber_take(void (*entry)(void)) {
         pool = f->next;
     else
         f = make();
-    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(f->stack, f->bytes);
 #ifdef FIBER_UCONTEXT
     ucontext_t *c = (ucontext_t *)f->saved;
     getcontext(c);
@@ -137,6 +138,11 @@ fiber *fiber_take(void (*entry)(void)) {
 void fiber_give(fiber *f) {
     f->next = pool;
     pool = f;
+}
+
+void fiber_drop(fiber *f) {
+    if (__asan_unpoison_memory_region) __asan_unpoison_memory_region(f->stack, f->bytes);
+    fiber_give(f);
 }
 
 void fiber_switch(fiber *from, fiber *to, bool dying) {

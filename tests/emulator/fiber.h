@@ -24,6 +24,8 @@ fiber *fiber_take(void (*entry)(void));
 /* Back into the pool: it will not be switched to again. It may be the running one, if that
  * switches away next. */
 void fiber_give(fiber *f);
+/* The same for one that was left in the middle of its work. */
+void fiber_drop(fiber *f);
 /* Runs `to` until something switches back. `dying`: `from` will not run again. */
 void fiber_switch(fiber *from, fiber *to, bool dying);
 /* First statement of an entry. */
