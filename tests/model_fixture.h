@@ -95,9 +95,25 @@ static inline void fixture_engine(fixture *f, const fixture_options *o) {
         assert_ok(lora_initialize(f->d, f->e, 7));
 }
 
+/* The CPU's, or where the test is built with OP_TEST_CUDA the card's. */
+static inline status fixture_back_end(backend **out) {
+#ifdef OP_TEST_CUDA
+    return backend_cuda_open(out);
+#else
+    return backend_cpu_open(out, 0);
+#endif
+}
+
+/* For what takes minutes there; run/cuda.py drives the whole program instead. */
+static inline void skip_on_emulator(void) {
+#ifdef OP_TEST_EMULATED
+    skip();
+#endif
+}
+
 static inline void fixture_open(fixture *f, const fixture_options *o) {
     memset(f, 0, sizeof *f);
-    assert_ok(backend_cpu_open(&f->b, 0));
+    assert_ok(fixture_back_end(&f->b));
     assert_ok(model_config_open(&f->config, o->folder));
     assert_ok(weights_open(&f->w, o->folder, &f->config));
     fixture_adapter(f, o);

@@ -43,6 +43,7 @@ static generation generation_of(fixture *f, int64_t max_tokens) {
 
 /* The 200 greedy ids of PyTorch, from prompts of different lengths in one batch. */
 static void test_greedy(void **state) {
+    skip_on_emulator();
     enum { TOTAL = 200 };
     static const int64_t lengths[] = {1, 16, 7, 70, 33, 2}; /* two waves of four */
     json_t *e = expected_json();
@@ -212,6 +213,7 @@ static void check_training(const golden_case *c) {
 }
 
 static void test_training(void **state) {
+    skip_on_emulator();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_training(&cases[i]);
 }
 
@@ -278,6 +280,7 @@ static void check_parity(const parity_case *c) {
 }
 
 static void test_parity(void **state) {
+    skip_on_emulator();
     for (int i = 0; i < PARITY_CASES; i++) check_parity(&parity[i]);
 }
 
