@@ -2,11 +2,11 @@
  * them: scores (rows times rows) and sums (weights times rows).
  *
  * A tile has rows of D elements, D the head size padded to one of TILE_DIMS. Its pieces of 16
- * bytes (chunks) lie so that the eight rows of an ldmatrix fall on all 32 banks: where a row is
- * a multiple of 128 bytes, chunk c of row r stands at c ^ (r % 8); other rows are 16 bytes
- * longer, an odd number of chunks. Addresses are byte offsets into the block's shared memory:
- * each lane computes its own once, and a step of 16 elements along the row changes it by an xor
- * of two bits or by a constant, a step of 16 rows by a constant.
+ * bytes (chunks) are shuffled within a row so that the eight rows of an ldmatrix fall on all 32
+ * banks, and so does a row that is filled: of a row's n chunks, m = gcd(n, 8) stand at multiples
+ * of m and those of row r are exchanged by an xor with r / (8 / m) % m. Addresses are byte
+ * offsets into the block's shared memory: each lane computes its own once; a step of 16 elements
+ * along the row changes it by an xor of a bit or two and a constant, 16 rows by a constant.
  *
  * Fragments (device.h): the accumulators of 16 x 16 scores are, rounded and packed, the A
  * operand of the sums as they stand, so weights never pass through memory (Dao 2023). */
@@ -25,19 +25,21 @@ static inline int tile_dim_index(int dim) {
 }
 
 template <int D> struct tile_row {
-    static const bool swizzled = D % 64 == 0;
-    static const int chunks = D / TILE_CHUNK, bytes = D * 2 + (swizzled ? 0 : 16);
+    static const int chunks = D / TILE_CHUNK, bytes = D * 2;
+    static const int mixed = chunks % 8 == 0 ? 8 : chunks % 4 == 0 ? 4 : 2; /* m */
     static const int group = 16 * bytes; /* of 16 rows, a fragment's */
 };
 
 /* ---- addresses ---- */
 
 template <int D> static __device__ __forceinline__ int tile_at(int row, int chunk) {
-    return row * tile_row<D>::bytes + (tile_row<D>::swizzled ? chunk ^ (row & 7) : chunk) * 16;
+    const int m = tile_row<D>::mixed;
+    return row * tile_row<D>::bytes + (chunk ^ row / (8 / m) % m) * 16;
 }
 /* `at` of chunk 0 or 1, moved by `k` steps of 16 elements along the row. */
 template <int D> static __device__ __forceinline__ int tile_along(int at, int k) {
-    return tile_row<D>::swizzled ? (at ^ (k % 4) * 32) + k / 4 * 128 : at + k * 32;
+    const int m = tile_row<D>::mixed;
+    return (at ^ k % (m / 2) * 32) + k / (m / 2) * m * 16;
 }
 /* What this lane adds to a tile's offset: as A (rows are rows), as B of scores (rows are
  * columns), as B of sums (rows are k; transposed). */
@@ -55,10 +57,12 @@ template <int D> static __device__ __forceinline__ int tile_lane_sums(void) {
 
 /* ---- filling ---- */
 
-/* A block of THREADS copies `rows` rows of a tile at a time, a piece per thread; with head sizes
- * of no power of two a few threads have none. */
+/* A block of THREADS copies `rows` rows of a tile at a time, a piece per thread: whole eights, so
+ * that a thread's place in its rows is always the same. With head sizes of no power of two some
+ * threads have none. */
 template <int D, int THREADS> struct tile_pass {
-    static const int rows = THREADS / tile_row<D>::chunks;
+    static const int most = THREADS / tile_row<D>::chunks;
+    static const int rows = most < 8 ? most : most / 8 * 8;
 };
 
 /* Where this thread's piece of the first pass lies in a matrix of `stride`, in elements. */
@@ -77,7 +81,7 @@ static __device__ __forceinline__ void tile_load(unsigned char *space, int at, c
     if (c * TILE_CHUNK >= dim) n = 0;
     UNROLL
     for (int i = 0; i < (ROWS + pass - 1) / pass; i++) {
-        bool mine = (THREADS % tile_row<D>::chunks == 0 || row < pass) &&
+        bool mine = (pass * tile_row<D>::chunks == THREADS || row < pass) &&
                     (ROWS % pass == 0 || row + i * pass < ROWS);
         if (mine)
             cp_async_16(space + at + tile_at<D>(row + i * pass, c), from, row + i * pass < n);
