@@ -404,6 +404,7 @@ static void test_traffic_is_counted(void **state) {
     emulator_traffic t;
     if (strcmp(TEXT(PLANTED_BUILD), "shadow")) skip();
     emulator_reset();
+    emulator_set("EMULATOR_TRAFFIC", "1");
     sample_strided(1, 1);
     assert_int_equal(emulator_traffic_of("strided", &t), 1);
     assert_int_equal(t.read_sectors, 4); /* 128 bytes */
@@ -430,6 +431,7 @@ static void test_traffic_of_ldmatrix(void **state) {
     emulator_traffic plain, padded;
     if (strcmp(TEXT(PLANTED_BUILD), "shadow")) skip();
     emulator_reset();
+    emulator_set("EMULATOR_TRAFFIC", "1");
     sample_ldmatrix(64);
     emulator_traffic_of("fragments", &plain);
     sample_ldmatrix(72);

@@ -28,6 +28,19 @@ static void set_ready(thread *t, bool ready) {
         engine.ready_warps &= ~(1u << warp);
 }
 
+static void all_ready(void) {
+    for (int w = 0; w < engine.warps; w++) {
+        int lanes = engine.threads - w * LANES;
+        engine.ready[w] = lanes >= LANES ? ~0u : (1u << lanes) - 1;
+    }
+    engine.ready_warps = engine.warps >= WARPS_MOST ? ~0u : (1u << engine.warps) - 1;
+}
+
+/* Waits for something, and it has not come yet. */
+static bool waits(const thread *t) {
+    return t->state == THREAD_WAITING && !(engine.ready[t->number / LANES] >> lane_of(t) & 1);
+}
+
 /* ---- who is next ---- */
 
 /* The first set bit at or after `from`, cyclic; the mask is not 0. */
@@ -92,10 +105,10 @@ static const char *waiting_text(void) {
     for (int i = 0; i < engine.threads && used < sizeof text; i++) {
         const thread *t = &engine.all[i];
         int before = 0, all = 0;
-        if (t->state != THREAD_WAITING) continue;
+        if (!waits(t)) continue;
         for (int j = 0; j < engine.threads; j++) {
             const thread *o = &engine.all[j];
-            if (o->state != THREAD_WAITING || !same_place(t, o)) continue;
+            if (!waits(o) || !same_place(t, o)) continue;
             all++;
             before += j < i;
         }
@@ -178,9 +191,9 @@ void engine_wait(meeting kind, unsigned mask, const char *file, int line) {
     switch_to(next, false);
 }
 
-void engine_wake(thread *t) {
-    t->state = THREAD_READY;
-    set_ready(t, true);
+void engine_wake(int warp, unsigned lanes) {
+    engine.ready[warp] |= lanes;
+    if (lanes) engine.ready_warps |= 1u << warp;
 }
 
 void engine_fail(cudaError_t error, const char *file, int line, const char *format, ...) {
@@ -220,16 +233,13 @@ int emulator_barrier(emulator_count what, int predicate, const char *file, int l
         engine.barrier_value = what == COUNT_AND;
         engine.barrier_what = what;
         t->value = 0;
-    } else {
-        for (int i = 0; i < engine.threads; i++) {
-            const thread *o = &engine.all[i];
-            if (o->state != THREAD_WAITING || o->kind != MEET_BARRIER) continue;
-            if (o->line != line || (o->file != file && strcmp(o->file, file)))
-                engine_fail(cudaErrorLaunchFailure, file, line,
-                            "__syncthreads while others wait in the one at %s:%d", o->file,
-                            o->line);
-            break;
-        }
+        engine.barrier_file = file;
+        engine.barrier_line = line;
+    } else if (engine.barrier_line != line ||
+               (engine.barrier_file != file && strcmp(engine.barrier_file, file))) {
+        engine_fail(cudaErrorLaunchFailure, file, line,
+                    "__syncthreads while others wait in the one at %s:%d", engine.barrier_file,
+                    engine.barrier_line);
     }
     switch (what) {
     case COUNT_NONE:
@@ -250,10 +260,10 @@ int emulator_barrier(emulator_count what, int predicate, const char *file, int l
     }
     engine.at_barrier = 0;
     DETECT(barrier);
-    for (int i = 0; i < engine.threads; i++) {
-        engine.all[i].result = (uint64_t)engine.barrier_value;
-        engine_wake(&engine.all[i]);
-    }
+    if (what != COUNT_NONE)
+        for (int i = 0; i < engine.threads; i++)
+            engine.all[i].result = (uint64_t)engine.barrier_value;
+    all_ready();
     return engine.barrier_value;
 }
 
@@ -264,13 +274,8 @@ static void block_begin(launch *l) {
     engine.threads = (int)(l->block.x * l->block.y * l->block.z);
     engine.warps = (engine.threads + LANES - 1) / LANES;
     engine.done = engine.at_barrier = 0;
-    engine.ready_warps = 0;
-    for (int w = 0; w < engine.warps; w++) {
-        int lanes = engine.threads - w * LANES;
-        engine.ready[w] = lanes >= LANES ? ~0u : (1u << lanes) - 1;
-        engine.ready_warps |= 1u << w;
-        engine.open[w].clear();
-    }
+    for (int w = 0; w < engine.warps; w++) engine.open[w].clear();
+    all_ready();
     for (unsigned z = 0; z < l->block.z; z++)
         for (unsigned y = 0; y < l->block.y; y++)
             for (unsigned x = 0; x < l->block.x; x++, i++) {

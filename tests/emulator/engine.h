@@ -88,6 +88,8 @@ struct engine_state {
     std::vector<warp_meeting> open[WARPS_MOST]; /* meetings that wait for lanes */
     int at_barrier;
     int barrier_value;
+    const char *barrier_file;
+    int barrier_line;
     emulator_count barrier_what;
     unsigned char *shared;
     size_t shared_room; /* bytes behind `shared` */
@@ -115,9 +117,9 @@ cudaError_t engine_run(launch *l);
 [[noreturn]] void engine_fail(cudaError_t error, const char *file, int line,
                               const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-/* The running thread waits until engine_wake. */
+/* The running thread waits until engine_wake, or the end of the barrier. */
 void engine_wait(meeting kind, unsigned mask, const char *file, int line);
-void engine_wake(thread *t);
+void engine_wake(int warp, unsigned lanes);
 /* Whether a kernel runs; what only kernels may call aborts otherwise. */
 static inline bool engine_in_kernel(void) {
     return engine.now != NULL;
@@ -185,7 +187,7 @@ struct settings {
     int64_t fail_at;
     int fail_error;
     size_t memory;
-    int devices, capability, driver;
+    int devices, capability, driver, traffic;
 };
 extern settings emulator_settings;
 

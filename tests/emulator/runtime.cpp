@@ -83,14 +83,16 @@ static void set_one(const char *name, const char *value) {
         s->capability = atoi(value);
     else if (!strcmp(name, "EMULATOR_DRIVER"))
         s->driver = atoi(value);
+    else if (!strcmp(name, "EMULATOR_TRAFFIC"))
+        s->traffic = atoi(value);
     else
         bad_value(name, value);
 }
 
 static void read_environment(void) {
     static const char *const names[] = {
-        "EMULATOR_ORDER",   "EMULATOR_STREAMS",    "EMULATOR_FAIL",  "EMULATOR_MEMORY",
-        "EMULATOR_DEVICES", "EMULATOR_CAPABILITY", "EMULATOR_DRIVER"};
+        "EMULATOR_ORDER",   "EMULATOR_STREAMS",    "EMULATOR_FAIL",   "EMULATOR_MEMORY",
+        "EMULATOR_DEVICES", "EMULATOR_CAPABILITY", "EMULATOR_DRIVER", "EMULATOR_TRAFFIC"};
     if (ready) return;
     ready = true;
     engine.loud = true;
@@ -100,7 +102,7 @@ static void read_environment(void) {
     emulator_settings.driver = CUDART_VERSION;
     for (const char *name : names)
         if (getenv(name)) set_one(name, getenv(name));
-    if (getenv("EMULATOR_TRAFFIC")) atexit(emulator_traffic_print);
+    if (emulator_settings.traffic > 1) atexit(emulator_traffic_print);
 }
 
 void emulator_set(const char *name, const char *value) {

@@ -160,7 +160,7 @@ struct visit { /* one access while it is checked */
     bool write, shared;
 };
 
-static void check_cell(const visit *v, cell *c, size_t offset) {
+static inline void check_cell(const visit *v, cell *c, size_t offset) {
     if (c->write && apart(c->write, v->now, v->shared))
         race(v->where, v->t, c->write, v->write, true, v->shared, offset, v->at + offset);
     if (!v->write) return remember_reader(c, v->now, v->shared);
@@ -183,6 +183,8 @@ static void check_bytes(const visit *v, cell_map *m, size_t word, size_t from, s
 
 static void check_written(const visit *v, const unsigned char *written, size_t offset,
                           size_t bytes) {
+    uint32_t word = 0x01010101;
+    if (bytes == 4 && !memcmp(written + offset, &word, 4)) return;
     const void *none = memchr(written + offset, 0, bytes);
     if (!none) return;
     static char text[200];

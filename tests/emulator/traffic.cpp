@@ -98,7 +98,9 @@ void traffic_block_begins(void) {
         kernel->launches++;
     }
     counted = NULL;
-    if (blocks_counted++ >= BLOCKS_COUNTED || kernel->launches > LAUNCHES_COUNTED) return;
+    if (!emulator_settings.traffic || blocks_counted++ >= BLOCKS_COUNTED ||
+        kernel->launches > LAUNCHES_COUNTED)
+        return;
     counted = kernel;
     counted->blocks++;
 }

@@ -47,10 +47,9 @@ static bool meet(meeting kind, unsigned mask, const char *file, int line) {
 }
 
 static void part(unsigned mask) {
-    thread *warp = warp_of(engine.here);
-    DETECT(warp_meets, warp->number / LANES);
-    for (unsigned left = mask & ~(1u << lane_of(engine.here)); left; left &= left - 1)
-        engine_wake(&warp[__builtin_ctz(left)]);
+    const thread *t = engine.here;
+    DETECT(warp_meets, t->number / LANES);
+    engine_wake(t->number / LANES, mask & ~(1u << lane_of(t)));
 }
 
 /* A mask of some lanes orders memory of all, which hides a race of the others. */
@@ -173,38 +172,59 @@ void emulator_ldmatrix(uint32_t r[4], const void *shared, bool trans, const char
     part(~0u);
 }
 
-static float widen(uint32_t bits, bool bf16) {
-    return bf16 ? __bfloat162float(__ushort_as_bfloat16((unsigned short)bits))
-                : __half2float(__ushort_as_half((unsigned short)bits));
+typedef float row8 __attribute__((vector_size(32)));
+
+/* f16 by a table: conversion by arithmetic would be most of the work. */
+static const float *f16_table(void) {
+    static float table[65536];
+    static bool made;
+    for (unsigned i = 0; !made && i < 65536; i++)
+        table[i] = __half2float(__ushort_as_half((unsigned short)i));
+    made = true;
+    return table;
+}
+
+static inline void widen(uint32_t pair, const float *f16, float *low, float *high) {
+    *low = f16 ? f16[pair & 0xffff] : __uint_as_float(pair << 16);
+    *high = f16 ? f16[pair >> 16] : __uint_as_float(pair & 0xffff0000);
+}
+
+/* c += a b, k ascending. */
+#ifdef __x86_64__
+__attribute__((target_clones("avx2", "default")))
+#endif
+static void
+multiply_add(row8 c[16], const float a[16][16], const row8 b[16]) {
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 16; k++) c[row] += a[row][k] * b[k];
 }
 
 void emulator_mma(float d[4], const uint32_t a[4], const uint32_t b[2], bool bf16,
                   const char *file, int line) {
-    typedef float row8 __attribute__((vector_size(32)));
     thread *t = engine.here, *warp = warp_of(t);
+    const float *f16 = bf16 ? NULL : f16_table();
     t->d = d;
     t->a = a;
     t->b = b;
     if (!meet(MEET_MMA, ~0u, file, line)) return;
     float at[16][16];
     union {
-        row8 row;
-        float x[8];
-    } bt[16], c;
+        row8 row[16];
+        float x[16][8];
+    } bt, c;
     for (int l = 0; l < LANES; l++) {
+        const thread *o = &warp[l];
         int g = l / 4, q = l % 4 * 2;
-        for (int i = 0; i < 8; i++)
-            at[g + (i / 2 % 2) * 8][q + i % 2 + i / 4 * 8] =
-                widen(warp[l].a[i / 2] >> (i % 2 * 16), bf16);
-        for (int i = 0; i < 4; i++)
-            bt[q + i % 2 + i / 2 * 8].x[g] = widen(warp[l].b[i / 2] >> (i % 2 * 16), bf16);
+        for (int i = 0; i < 4; i++) {
+            float *to = &at[g + i % 2 * 8][q + i / 2 * 8];
+            widen(o->a[i], f16, to, to + 1);
+            c.x[g + i / 2 * 8][q + i % 2] = o->d[i];
+        }
+        for (int i = 0; i < 2; i++)
+            widen(o->b[i], f16, &bt.x[q + 8 * i][g], &bt.x[q + 8 * i + 1][g]);
     }
-    for (int row = 0; row < 16; row++) {
-        thread *lanes = &warp[row % 8 * 4];
-        int half = row / 8 * 2;
-        for (int i = 0; i < 8; i++) c.x[i] = lanes[i / 2].d[half + i % 2];
-        for (int k = 0; k < 16; k++) c.row += at[row][k] * bt[k].row;
-        for (int i = 0; i < 8; i++) lanes[i / 2].d[half + i % 2] = c.x[i];
-    }
+    multiply_add(c.row, at, bt.row);
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 4; i++) warp[l].d[i] = c.x[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
     part(~0u);
 }
