@@ -220,6 +220,7 @@ static void test_traffic(void **state) {
         {"square_parts", 1.01, 1.01, 1.01},
         {"fold_parts", 1.01, 1.01, 1},
     };
+    emulator_set("EMULATOR_TRAFFIC", "1");
     run_norm(4, 4096);
     run_norm(2, 18432); /* longer than a block's threads keep */
     run_rope(false);
