@@ -32,8 +32,10 @@ status cuda_check(backend *b, cudaError_t error, const char *what) {
     if (c->failed != STATUS_OK) return status_set(c->failed, c->message);
     if (error == cudaSuccess) return STATUS_OK;
     c->failed = STATUS_DEVICE;
-    snprintf(c->message, sizeof c->message, "%s: %s: %s (%s)", c->name, what,
-             cudaGetErrorString(error), cudaGetErrorName(error));
+    int name = (int)strcspn(what, "("); /* of a call: without its arguments */
+    snprintf(c->message, sizeof c->message,
+             "%s: %.*s: %s (%s); the last checkpoint stays, --resume goes on from it", c->name,
+             name, what, cudaGetErrorString(error), cudaGetErrorName(error));
     return status_set(c->failed, c->message);
 }
 

@@ -123,7 +123,7 @@ static status save_now(run *r, bool *saved) {
         *saved = true;
         return STATUS_OK;
     }
-    if (s == STATUS_DIVERGED) return s;
+    if (s == STATUS_DIVERGED || s == STATUS_DEVICE) return s;
     log_warn("saving step %lld failed: %s; the run goes on and tries again in %d steps",
              (long long)r->state.optimizer.step, status_message(), SAVE_RETRY_STEPS);
     r->save_retry_at = r->state.optimizer.step + SAVE_RETRY_STEPS;
