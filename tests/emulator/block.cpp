@@ -209,8 +209,10 @@ void engine_fail(cudaError_t error, const char *file, int line, const char *form
                  "%.500s, block (%u, %u, %u), thread (%u, %u, %u): ", engine.now->name.c_str(),
                  emulator_block_index.x, emulator_block_index.y, emulator_block_index.z,
                  t->index.x, t->index.y, t->index.z);
-    if (file)
+    if (file && line)
         used += snprintf(text + used, sizeof text - (size_t)used, "%.300s:%d: ", file, line);
+    else if (file) /* it holds the line already */
+        used += snprintf(text + used, sizeof text - (size_t)used, "%.300s: ", file);
     va_list list;
     va_start(list, format);
     vsnprintf(text + used, sizeof text - (size_t)used, format, list);

@@ -150,6 +150,9 @@ const char *memory_explain(const void *at);
  * Pairs nest. */
 void memory_begin(void);
 void memory_end(void);
+/* The host's turn in between; resume takes what pause returned. */
+int memory_pause(void);
+void memory_resume(int depth);
 
 /* ---- the detector: shadow.cpp, linked where kernels are compiled for it ---- */
 

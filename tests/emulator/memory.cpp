@@ -89,6 +89,16 @@ void memory_begin(void) {
 void memory_end(void) {
     if (--open_depth == 0) protect_all(PROT_NONE);
 }
+int memory_pause(void) {
+    int depth = open_depth;
+    open_depth = 0;
+    protect_all(PROT_NONE);
+    return depth;
+}
+void memory_resume(int depth) {
+    open_depth = depth;
+    protect_all(PROT_READ | PROT_WRITE);
+}
 
 /* Says what was touched; then the fault comes again and ends the process. */
 static void faulted(int number, siginfo_t *info, void *context) {

@@ -112,6 +112,14 @@ cudaError_t stream_check(cudaStream_t s) {
 #define STREAM_CHECK(s)                                                                       \
     if (stream_check(s)) return call.give(stream_check(s))
 
+static bool event_known(cudaEvent_t event) {
+    for (CUevent_st *e : events)
+        if (e == event) return true;
+    return false;
+}
+#define EVENT_CHECK(e)                                                                        \
+    if (!event_known(e)) return call.give(cudaErrorInvalidResourceHandle)
+
 void stream_reset(void) {
     for (CUstream_st *s : streams) delete s;
     for (CUevent_st *e : events) delete e;
@@ -171,6 +179,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     API_CALL;
     STREAM_CHECK(stream);
+    EVENT_CHECK(event);
     event_state e = *event->state;
     if (!e.on) return call.give(cudaSuccess);
     if (is_null(stream))
@@ -183,11 +192,11 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     API_CALL;
     STREAM_CHECK(stream);
     stream_enqueue(stream, [=] {
-        memory_end(); /* it is host code */
+        int depth = memory_pause(); /* it is host code */
         in_host_function = true;
         function(data);
         in_host_function = false;
-        memory_begin();
+        memory_resume(depth);
     });
     return call.give(cudaSuccess);
 }
@@ -209,14 +218,6 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
     return cudaEventCreateWithFlags(event, cudaEventDefault);
 }
-static bool event_known(cudaEvent_t event) {
-    for (CUevent_st *e : events)
-        if (e == event) return true;
-    return false;
-}
-#define EVENT_CHECK(e)                                                                        \
-    if (!event_known(e)) return call.give(cudaErrorInvalidResourceHandle)
-
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     API_CALL;
     EVENT_CHECK(event);
