@@ -106,15 +106,20 @@ static __device__ __forceinline__ uint32_t codes_load(const uint8_t *codes, int6
                                                       int64_t n) {
     uint32_t word = 0;
     if (e + 4 <= n) return *(const uint32_t *)(codes + e);
-    for (int i = 0; e + i < n; i++) word |= (uint32_t)codes[e + i] << 8 * i;
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        if (e + i < n) word |= (uint32_t)codes[e + i] << 8 * i;
     return word;
 }
 static __device__ __forceinline__ void codes_store(uint8_t *codes, int64_t e, int64_t n,
                                                    uint32_t word) {
-    if (e + 4 <= n)
+    if (e + 4 <= n) {
         *(uint32_t *)(codes + e) = word;
-    else
-        for (int i = 0; e + i < n; i++) codes[e + i] = (uint8_t)(word >> 8 * i);
+        return;
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        if (e + i < n) codes[e + i] = (uint8_t)(word >> 8 * i);
 }
 
 /* The states and the master after one step. */
