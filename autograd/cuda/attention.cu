@@ -27,7 +27,7 @@ static attention_args args_of(const op_call *call) {
     a.kv_heads = call->attr->attention.kv_heads;
     a.group = a.heads / a.kv_heads;
     a.dim = call->attr->attention.head_dim;
-    a.window = call->attr->attention.window;
+    a.window = (int)min_i64(call->attr->attention.window, 1 << 30); /* sums of it stay ints */
     a.scale = call->attr->attention.scale;
     a.softcap = call->attr->attention.softcap;
     a.inner = a.softcap > 0 ? a.scale / a.softcap : 0;

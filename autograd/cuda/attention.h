@@ -23,9 +23,9 @@ typedef struct attention_args {
     int dim, window;            /* window 0: none */
     float scale, softcap;       /* softcap 0: none */
     float inner;                /* scale / softcap */
-    float unit,
-        unit2; /* what a raw score, or a capped one's tanh, counts in exponents of e and 2 */
-    bool add;  /* gradients are added to what stands there */
+    /* what a raw score counts in an exponent of e and of 2; where there is a cap, its tanh */
+    float unit, unit2;
+    bool add; /* gradients are added to what stands there */
     int64_t rows, documents;
     const int32_t *starts; /* [documents + 1] */
     const int32_t *past;   /* [documents], or NULL: 0 */
@@ -111,7 +111,8 @@ static __device__ void attention_clear(T *to, int64_t stride, const attention_ti
 /* attention_plain.cu: any type, any size up to ATTENTION_DIM_MAX, any stride. */
 cudaError_t attention_plain_forward(dtype type, const attention_args *a, cudaStream_t s);
 cudaError_t attention_plain_backward(dtype type, const attention_args *a, cudaStream_t s);
-/* stats from y, dy and lse; every backward begins with it. `wide`: as attention_wide says. */
+/* stats from y, dy and lse; every backward begins with it. `wide`: heads of y and dy are whole
+ * pieces of 16 bytes. */
 cudaError_t attention_stats(dtype type, const attention_args *a, bool wide, cudaStream_t s);
 
 /* Tensor cores: bf16 and f16, operands in 16-byte pieces. */

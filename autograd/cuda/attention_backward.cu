@@ -129,6 +129,60 @@ load_queries(const attention_args &a, const attention_tile &t, unsigned char *sp
     cp_async_commit();
 }
 
+/* A warp's keys and values, and their gradients. */
+template <int D> struct keys_rows {
+    own_rows<D> k, v;
+    float dk[1][keys_shape<D>::cols / 8][4], dv[1][keys_shape<D>::cols / 8][4];
+    int half; /* of the columns of dk and dv */
+};
+
+/* The warp's keys meet the pair of tiles in `stage`: `rows` queries are real, the first stands
+ * `ahead` of the first key and its stats at `odd`. */
+template <typename T, int D>
+static __device__ __forceinline__ void keys_meet(const attention_args &a, unsigned char *space,
+                                                 keys_rows<D> &w, int stage, int odd,
+                                                 int ahead, int rows) {
+    typedef keys_shape<D> shape;
+    const int N = shape::met;
+    float s[1][N / 8][4], dp[1][N / 8][4];
+    int at = shape::ring + stage * 2 * shape::tile;
+    const float2 *stats = (const float2 *)(space + shape::stats + stage * shape::stats_bytes) +
+                          odd + threadIdx.x % 4 * 2;
+    own_scores<T, D, N>(s, w.k, space, at + tile_lane_scores<D>(), shape::hold_a);
+    own_scores<T, D, N>(dp, w.v, space, at + shape::tile + tile_lane_scores<D>(),
+                        shape::hold_b);
+    bool all = ahead >= 15 && rows >= N && (unsigned)(ahead + N - 1) < attention_reach(a);
+    prepare_scores<N>(a, s[0], all, ahead, -1, rows);
+    UNROLL
+    for (int i = 0; i < N / 2; i++) {
+        float2 of = stats[i / 4 * 8 + i % 2];
+        derive(a, s[0][i / 4][i % 4], dp[0][i / 4][i % 4], of.x * LOG2E, of.y);
+    }
+    at += tile_lane_sums<D>() + w.half * shape::cols * 2;
+    tile_sums<T, D, shape::cols, 1, N>(w.dv, s, space, at + shape::tile);
+    tile_sums<T, D, shape::cols, 1, N>(w.dk, dp, space, at);
+}
+
+/* Stores the gradients of the warp's first `n` keys; `g`: the first key's row. */
+template <typename T, int D>
+static __device__ __forceinline__ void keys_store(const attention_args &a,
+                                                  unsigned char *space, keys_rows<D> &w,
+                                                  int at, T *g, int kv, int n) {
+    typedef keys_shape<D> shape;
+    int col = w.half * shape::cols, dim = a.dim - col;
+    T *dk = g + a.key_col + (int64_t)kv * a.dim + col;
+    T *dv = g + a.value_col + (int64_t)kv * a.dim + col;
+    UNROLL
+    for (int i = 0; i < shape::cols / 2; i++) w.dk[0][i / 4][i % 4] *= a.scale;
+    if (a.add) {
+        tile_add<T, shape::cols>(w.dk[0], dk, a.g_stride, n, dim);
+        tile_add<T, shape::cols>(w.dv[0], dv, a.g_stride, n, dim);
+    }
+    at += col * 2;
+    tile_store<T, D, shape::cols>(space, at, w.dk[0], dk, a.g_stride, n, dim);
+    tile_store<T, D, shape::cols>(space, at, w.dv[0], dv, a.g_stride, n, dim);
+}
+
 /* Block `block` of the pass over keys: kv heads side by side, the first keys, which are seen
  * most, first. */
 template <typename T, int D>
@@ -158,58 +212,30 @@ static __device__ __forceinline__ void keys_block(const attention_args &a,
     int end = a.window > 0 ? min(t.count, t.first + count - 1 + a.window) : t.count;
     load_queries<T, D>(a, t, space, 0, head, query);
 
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, half = warp % shape::halves;
-    int mine = warp / shape::halves * 16;
+    int mine = threadIdx.x / WARP / shape::halves * 16;
     int key = mine < count ? t.first + mine : 1 << 30; /* seen by nobody */
-    own_rows<D> k, v;
+    keys_rows<D> w;
+    w.half = threadIdx.x / WARP % shape::halves;
+    tile_zero<1, shape::cols>(w.dk);
+    tile_zero<1, shape::cols>(w.dv);
     cp_async_wait<0>();
     __syncthreads();
-    own_take<D>(k, space, mine * bytes, shape::hold_a);
-    own_take<D>(v, space, (shape::own + mine) * bytes, shape::hold_b);
-    float dk[1][shape::cols / 8][4], dv[1][shape::cols / 8][4];
-    tile_zero<1, shape::cols>(dk);
-    tile_zero<1, shape::cols>(dv);
+    own_take<D>(w.k, space, mine * bytes, shape::hold_a);
+    own_take<D>(w.v, space, (shape::own + mine) * bytes, shape::hold_b);
     for (int last = head + a.group; head < last; stage ^= 1) {
-        float s[1][N / 8][4], dp[1][N / 8][4];
-        int at = shape::ring + stage * 2 * shape::tile, ahead = query - key;
-        const float2 *stats =
-            (const float2 *)(space + shape::stats + stage * shape::stats_bytes) +
-            ((t.row + query) & 1) + lane % 4 * 2;
-        bool seen = ahead > -N && (a.window <= 0 || ahead - 15 < a.window);
-        bool all = ahead >= 15 && query + N <= t.count &&
-                   (unsigned)(ahead + N - 1) < attention_reach(a);
+        int ahead = query - key, rows = t.count - query, odd = (t.row + query) & 1;
         cp_async_wait<0>();
         __syncthreads(); /* this pair is there, and the one before it was read */
         query += N;
         if (query >= end) query = begin, head++;
         if (head < last) load_queries<T, D>(a, t, space, stage ^ 1, head, query);
-        if (!seen) continue;
-        at += tile_lane_scores<D>();
-        own_scores<T, D, N>(s, k, space, at, shape::hold_a);
-        own_scores<T, D, N>(dp, v, space, at + shape::tile, shape::hold_b);
-        prepare_scores<N>(a, s[0], all, ahead, -1, t.count - key - ahead);
-        UNROLL
-        for (int i = 0; i < N / 2; i++) {
-            float2 of = stats[i / 4 * 8 + i % 2];
-            derive(a, s[0][i / 4][i % 4], dp[0][i / 4][i % 4], of.x * LOG2E, of.y);
-        }
-        at += tile_lane_sums<D>() - tile_lane_scores<D>() + half * shape::cols * 2;
-        tile_sums<T, D, shape::cols, 1, N>(dv, s, space, at + shape::tile);
-        tile_sums<T, D, shape::cols, 1, N>(dk, dp, space, at);
+        if (ahead > -N && (a.window <= 0 || ahead - 15 < a.window))
+            keys_meet<T, D>(a, space, w, stage, odd, ahead, rows);
     }
     __syncthreads(); /* the owned tiles were read */
-    if (mine >= count) return;
-    g += (t.row + key) * a.g_stride + half * shape::cols;
-    int dim = a.dim - half * shape::cols, left = count - mine;
-    UNROLL
-    for (int i = 0; i < shape::cols / 2; i++) dk[0][i / 4][i % 4] *= a.scale;
-    if (a.add) {
-        tile_add<T, shape::cols>(dk[0], g + key_col, a.g_stride, left, dim);
-        tile_add<T, shape::cols>(dv[0], g + value_col, a.g_stride, left, dim);
-    }
-    int own_at = mine * bytes + half * shape::cols * 2;
-    tile_store<T, D, shape::cols>(space, own_at, dk[0], g + key_col, a.g_stride, left, dim);
-    tile_store<T, D, shape::cols>(space, own_at, dv[0], g + value_col, a.g_stride, left, dim);
+    if (mine < count)
+        keys_store<T, D>(a, space, w, mine * bytes, g + (t.row + key) * a.g_stride, kv,
+                         count - mine);
 }
 
 /* ---- dQ ---- */
@@ -230,7 +256,36 @@ static __device__ __forceinline__ void load_keys(const attention_args &a, unsign
     cp_async_commit();
 }
 
-/* Block `block` from the end of the pass over queries: the last queries, which see most, first. */
+/* A warp's queries and dy, this lane's two rows' stats, and the gradient. */
+template <int D> struct queries_rows {
+    own_rows<D> q, dy;
+    float lse2[2], delta[2];
+    float dq[1][D / 8][4];
+};
+
+/* The warp's queries, the first `ahead` of the first key, meet the pair of tiles in `stage`. */
+template <typename T, int D>
+static __device__ __forceinline__ void queries_meet(const attention_args &a,
+                                                    unsigned char *space, queries_rows<D> &w,
+                                                    int stage, int ahead) {
+    typedef queries_shape<D> shape;
+    const int N = shape::met;
+    float s[1][N / 8][4], dp[1][N / 8][4];
+    int at = shape::ring + stage * 2 * shape::tile;
+    own_scores<T, D, N>(s, w.q, space, at + tile_lane_scores<D>(), shape::hold);
+    own_scores<T, D, N>(dp, w.dy, space, at + shape::tile + tile_lane_scores<D>(),
+                        shape::hold);
+    bool all = ahead >= N - 1 && (unsigned)(ahead + 15) < attention_reach(a);
+    prepare_scores<N>(a, s[0], all, ahead, 1, N);
+    UNROLL
+    for (int i = 0; i < N / 2; i++)
+        derive(a, s[0][i / 4][i % 4], dp[0][i / 4][i % 4], w.lse2[i % 4 / 2],
+               w.delta[i % 4 / 2]);
+    tile_sums<T, D, D, 1, N>(w.dq, dp, space, at + tile_lane_sums<D>());
+}
+
+/* Block `block` from the end of the pass over queries: the last queries, which see most, first.
+ */
 template <typename T, int D>
 static __device__ __forceinline__ void queries_block(const attention_args &a,
                                                      unsigned char *space, unsigned block) {
@@ -239,69 +294,54 @@ static __device__ __forceinline__ void queries_block(const attention_args &a,
     int head = block % a.heads;
     attention_tile t = attention_tile_of(a, block / a.heads, shape::own);
     if (!t.live) return;
+    int64_t row = t.row + t.first, col = (int64_t)head * a.dim;
     T *g = (T *)a.g;
-    int64_t col = (int64_t)head * a.dim;
     if (t.padding) {
         if (!a.add) attention_clear(g, a.g_stride, t, shape::own, col, a.dim);
         return;
     }
-    int64_t row = t.row + t.first;
     int count = min(shape::own, t.count - t.first);
-    tile_load<T, D, shape::own, THREADS>(space, 0,
-                                         (const T *)a.qkv + row * a.qkv_stride + col +
-                                             tile_thread_offset<D>(a.qkv_stride),
-                                         a.qkv_stride, count, a.dim);
+    const T *queries = (const T *)a.qkv + row * a.qkv_stride + col;
+    const T *dy = (const T *)a.dy + row * a.dy_stride + col;
+    tile_load<T, D, shape::own, THREADS>(
+        space, 0, queries + tile_thread_offset<D>(a.qkv_stride), a.qkv_stride, count, a.dim);
     tile_load<T, D, shape::own, THREADS>(space, shape::own * bytes,
-                                         (const T *)a.dy + row * a.dy_stride + col +
-                                             tile_thread_offset<D>(a.dy_stride),
-                                         a.dy_stride, count, a.dim);
+                                         dy + tile_thread_offset<D>(a.dy_stride), a.dy_stride,
+                                         count, a.dim);
     int key = attention_first_key(a, t.first) / N * N, left = t.first + count - key, stage = 0;
     const T *keys = (const T *)a.keys + (t.row + key) * a.key_stride +
                     (int64_t)(head / a.group) * a.dim + tile_thread_offset<D>(a.key_stride);
     load_keys<T, D>(a, space, 0, keys, left);
 
-    int lane = threadIdx.x % WARP, mine = threadIdx.x / WARP * 16;
+    int mine = threadIdx.x / WARP * 16;
     int query = mine < count ? t.first + mine : -16; /* sees nothing */
-    float2 stats[2];
+    queries_rows<D> w;
+    tile_zero<1, D>(w.dq);
     UNROLL
     for (int i = 0; i < 2; i++) {
-        int own = mine + i * 8 + lane / 4;
-        stats[i] = own < count ? a.stats[head * a.plane + row + own] : make_float2(0, 0);
-        stats[i].x *= LOG2E;
+        int own = mine + i * 8 + threadIdx.x % WARP / 4;
+        float2 of = own < count ? a.stats[head * a.plane + row + own] : make_float2(0, 0);
+        w.lse2[i] = of.x * LOG2E, w.delta[i] = of.y;
     }
-    own_rows<D> q, dy;
     cp_async_wait<0>();
     __syncthreads();
-    own_take<D>(q, space, mine * bytes, shape::hold);
-    own_take<D>(dy, space, (shape::own + mine) * bytes, shape::hold);
-    float dq[1][D / 8][4];
-    tile_zero<1, D>(dq);
+    own_take<D>(w.q, space, mine * bytes, shape::hold);
+    own_take<D>(w.dy, space, (shape::own + mine) * bytes, shape::hold);
     for (; left > 0; left -= N, key += N, stage ^= 1) {
-        float s[1][N / 8][4], dp[1][N / 8][4];
-        int at = shape::ring + stage * 2 * shape::tile, ahead = query - key;
-        bool seen = ahead > -16 && (a.window <= 0 || ahead - (N - 1) < a.window);
-        bool all = ahead >= N - 1 && (unsigned)(ahead + 15) < attention_reach(a);
+        int ahead = query - key;
         cp_async_wait<0>();
         __syncthreads(); /* this pair is there, and the one before it was read */
         keys += N * a.key_stride;
         load_keys<T, D>(a, space, stage ^ 1, keys, left - N);
-        if (!seen) continue;
-        own_scores<T, D, N>(s, q, space, at + tile_lane_scores<D>(), shape::hold);
-        own_scores<T, D, N>(dp, dy, space, at + shape::tile + tile_lane_scores<D>(),
-                            shape::hold);
-        prepare_scores<N>(a, s[0], all, ahead, 1, N);
-        UNROLL
-        for (int i = 0; i < N / 2; i++)
-            derive(a, s[0][i / 4][i % 4], dp[0][i / 4][i % 4], stats[i % 4 / 2].x,
-                   stats[i % 4 / 2].y);
-        tile_sums<T, D, D, 1, N>(dq, dp, space, at + tile_lane_sums<D>());
+        if (ahead > -16 && (a.window <= 0 || ahead - (N - 1) < a.window))
+            queries_meet<T, D>(a, space, w, stage, ahead);
     }
     if (mine >= count) return;
     g += (row + mine) * a.g_stride + col;
     UNROLL
-    for (int i = 0; i < D / 2; i++) dq[0][i / 4][i % 4] *= a.scale;
-    if (a.add) tile_add<T, D>(dq[0], g, a.g_stride, count - mine, a.dim);
-    tile_store<T, D, D>(space, mine * bytes, dq[0], g, a.g_stride, count - mine, a.dim);
+    for (int i = 0; i < D / 2; i++) w.dq[0][i / 4][i % 4] *= a.scale;
+    if (a.add) tile_add<T, D>(w.dq[0], g, a.g_stride, count - mine, a.dim);
+    tile_store<T, D, D>(space, mine * bytes, w.dq[0], g, a.g_stride, count - mine, a.dim);
 }
 
 /* ---- launches ---- */
