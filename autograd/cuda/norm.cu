@@ -61,10 +61,10 @@ static __device__ __forceinline__ float squares_of(const pack<T, n> &s) {
 template <typename T, int n>
 static __device__ __forceinline__ void store_normal(const norm_call<T> &c, int64_t row,
                                                     int64_t col, const pack<T, n> &s,
-                                                    float rstd) {
+                                                    const pack<T, n> &weight, float rstd) {
     float x[n], w[n];
     if (col >= c.cols) return;
-    pack_widen(pack_load<n>(c.w, 0, col, c.cols), w);
+    pack_widen(weight, w);
     pack_widen(s, x);
     UNROLL
     for (int i = 0; i < n; i++) x[i] *= rstd;
@@ -79,13 +79,14 @@ static __global__ void __launch_bounds__(MOST_THREADS) norm_forward(norm_call<T>
     SHARED(shared);
     const int64_t row = blockIdx.x, step = (int64_t)blockDim.x * n;
     const int64_t first = (int64_t)threadIdx.x * n;
-    pack<T, n> s[KEPT], residual[KEPT];
+    pack<T, n> s[KEPT], residual[KEPT], w[KEPT];
     float squares = 0;
     UNROLL
     for (int k = 0; k < KEPT; k++) {
         s[k] = pack_load<n>(c.x, row, first + k * step, c.cols);
         if (c.residual.at)
             residual[k] = pack_load<n>(c.residual, row, first + k * step, c.cols);
+        w[k] = pack_load<n>(c.w, 0, first + k * step, c.cols);
     }
     UNROLL
     for (int k = 0; k < KEPT; k++) {
@@ -101,10 +102,11 @@ static __global__ void __launch_bounds__(MOST_THREADS) norm_forward(norm_call<T>
     float rstd = __fdiv_rn(1.0f, __fsqrt_rn(mean + c.eps));
     if (threadIdx.x == 0) c.rstd[row * c.rstd_stride] = rstd;
     UNROLL
-    for (int k = 0; k < KEPT; k++) store_normal(c, row, first + k * step, s[k], rstd);
+    for (int k = 0; k < KEPT; k++) store_normal(c, row, first + k * step, s[k], w[k], rstd);
     const matrix<T> &again = c.residual.at ? c.sum : c.x;
     for (int64_t col = first + KEPT * step; col < c.cols; col += step)
-        store_normal(c, row, col, pack_load<n>(again, row, col, c.cols), rstd);
+        store_normal(c, row, col, pack_load<n>(again, row, col, c.cols),
+                     pack_load<n>(c.w, 0, col, c.cols), rstd);
 }
 
 template <typename T> static bool is_wide(const norm_call<T> &c) {
@@ -134,41 +136,49 @@ template <typename T> static status forward(backend *b, const op_call *call) {
 
 /* ---- backward ---- */
 
-/* dx = dsum + rstd * (dy * w - s * rstd * mean), set or added to both gradients. */
+/* What a thread holds of a row at one place; zeros where an operand is absent. */
+template <typename T, int n> struct norm_place { pack<T, n> s, dy, w, dsum; };
+
 template <typename T, int n>
-static __device__ __forceinline__ void
-store_gradient(const norm_call<T> &c, int64_t row, int64_t col, const pack<T, n> &stream,
-               const pack<T, n> &dy, float rstd, float mean) {
-    float s[n], g[n], x[n];
-    if (col >= c.cols) return;
-    pack_widen(pack_load<n>(c.w, 0, col, c.cols), x);
-    pack_widen(stream, s);
-    pack_widen(dy, g);
-    UNROLL
-    for (int i = 0; i < n; i++) g[i] = rstd * (g[i] * x[i] - s[i] * rstd * mean);
-    if (c.dsum.at) {
-        pack_widen(pack_load<n>(c.dsum, row, col, c.cols), x);
-        UNROLL
-        for (int i = 0; i < n; i++) g[i] += x[i];
-    }
-    UNROLL
-    for (int i = 0; i < n; i++) x[i] = g[i];
-    if (c.dx.at) pack_gradient<n>(c.dx, c.add_dx, row, col, c.cols, g);
-    if (c.dresidual.at) pack_gradient<n>(c.dresidual, c.add_dresidual, row, col, c.cols, x);
+static __device__ __forceinline__ norm_place<T, n> place_load(const norm_call<T> &c,
+                                                              int64_t row, int64_t col) {
+    norm_place<T, n> p;
+    p.s = pack_load<n>(c.x, row, col, c.cols);
+    p.dy = pack_load<n>(c.dy, row, col, c.dy.at ? c.cols : 0);
+    p.w = pack_load<n>(c.w, 0, col, c.cols);
+    p.dsum = pack_load<n>(c.dsum, row, col, c.dsum.at ? c.cols : 0);
+    return p;
 }
 
 /* sum of dy * w * s */
 template <typename T, int n>
-static __device__ __forceinline__ float product_of(const norm_call<T> &c, int64_t col,
-                                                   const pack<T, n> &stream,
-                                                   const pack<T, n> &dy) {
+static __device__ __forceinline__ float product_of(const norm_place<T, n> &p) {
     float s[n], g[n], w[n], sum = 0;
-    pack_widen(pack_load<n>(c.w, 0, col, c.cols), w);
-    pack_widen(stream, s);
-    pack_widen(dy, g);
+    pack_widen(p.w, w);
+    pack_widen(p.s, s);
+    pack_widen(p.dy, g);
     UNROLL
     for (int i = 0; i < n; i++) sum += g[i] * w[i] * s[i];
     return sum;
+}
+
+/* dx = dsum + rstd * (dy * w - s * rstd * mean), set or added to both gradients. */
+template <typename T, int n>
+static __device__ __forceinline__ void store_gradient(const norm_call<T> &c, int64_t row,
+                                                      int64_t col, const norm_place<T, n> &p,
+                                                      float rstd, float mean) {
+    float s[n], g[n], x[n];
+    if (col >= c.cols) return;
+    pack_widen(p.w, x);
+    pack_widen(p.s, s);
+    pack_widen(p.dy, g);
+    UNROLL
+    for (int i = 0; i < n; i++) g[i] = rstd * (g[i] * x[i] - s[i] * rstd * mean);
+    pack_widen(p.dsum, x);
+    UNROLL
+    for (int i = 0; i < n; i++) x[i] = g[i] += x[i];
+    if (c.dx.at) pack_gradient<n>(c.dx, c.add_dx, row, col, c.cols, g);
+    if (c.dresidual.at) pack_gradient<n>(c.dresidual, c.add_dresidual, row, col, c.cols, x);
 }
 
 template <typename T, int n>
@@ -177,24 +187,18 @@ static __global__ void __launch_bounds__(MOST_THREADS) norm_backward(norm_call<T
     const int64_t row = blockIdx.x, step = (int64_t)blockDim.x * n;
     const int64_t first = (int64_t)threadIdx.x * n;
     float rstd = c.rstd[row * c.rstd_stride], product = 0;
-    pack<T, n> s[KEPT], dy[KEPT];
+    norm_place<T, n> p[KEPT];
     UNROLL
-    for (int k = 0; k < KEPT; k++) {
-        s[k] = pack_load<n>(c.x, row, first + k * step, c.cols);
-        dy[k] = pack_load<n>(c.dy, row, first + k * step, c.dy.at ? c.cols : 0);
-    }
+    for (int k = 0; k < KEPT; k++) p[k] = place_load<T, n>(c, row, first + k * step);
     UNROLL
-    for (int k = 0; k < KEPT; k++) product += product_of(c, first + k * step, s[k], dy[k]);
-    for (int64_t col = first + KEPT * step; col < c.cols && c.dy.at; col += step)
-        product += product_of(c, col, pack_load<n>(c.x, row, col, c.cols),
-                              pack_load<n>(c.dy, row, col, c.cols));
+    for (int k = 0; k < KEPT; k++) product += product_of(p[k]);
+    for (int64_t col = first + KEPT * step; col < c.cols; col += step)
+        product += product_of(place_load<T, n>(c, row, col));
     float mean = block_sum(product, (float *)shared) * rstd / (float)c.cols;
     UNROLL
-    for (int k = 0; k < KEPT; k++)
-        store_gradient(c, row, first + k * step, s[k], dy[k], rstd, mean);
+    for (int k = 0; k < KEPT; k++) store_gradient(c, row, first + k * step, p[k], rstd, mean);
     for (int64_t col = first + KEPT * step; col < c.cols; col += step)
-        store_gradient(c, row, col, pack_load<n>(c.x, row, col, c.cols),
-                       pack_load<n>(c.dy, row, col, c.dy.at ? c.cols : 0), rstd, mean);
+        store_gradient(c, row, col, place_load<T, n>(c, row, col), rstd, mean);
 }
 
 /* parts[split][cols] = sum over the split's rows of dy * C(s * rstd). Blocks are numbered by
