@@ -82,6 +82,7 @@ struct backend {
     int threads;
     bool host_visible; /* the CPU may read and write device memory */
     int64_t memory;    /* bytes of device memory that arenas may take; 0: it is the host's */
+    bool timed;        /* every operation is waited for, so that its seconds are its own */
     bool pattern;      /* arenas are filled with a pattern, to observe the high-water mark */
 };
 

@@ -279,6 +279,7 @@ static status run_step(engine *e, const program_plan *q, int32_t n, const run_ar
     int back = st->phase == PHASE_BACKWARD;
     double began = seconds_now();
     status result = (back ? e->b->table->backward : e->b->table->forward)[st->op](e->b, &call);
+    if (result == STATUS_OK && e->b->timed) result = e->b->table->sync(e->b);
     count_cost(&e->profile[q - e->p->programs], q, n, args, rows, seconds_now() - began);
     if (result != STATUS_OK)
         return status_prefix(result, "%s, layer %d%s", row->name, st->layer,

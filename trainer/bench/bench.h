@@ -47,7 +47,8 @@ typedef struct bench_shape {
     int rounds, step_rounds;
     double patience; /* seconds of one kernel in one round */
 } bench_shape;
-extern const bench_shape bench_shapes[2]; /* the benchmark's, the quick one's */
+/* The benchmark's, the quick one's, and on a card the operations': Llama-3-8B's layer. */
+extern const bench_shape bench_shapes[3];
 
 /* Products, copies, 4-bit decoding and the operations on `b` (kernels.c). */
 status bench_kernels(bench_report *r, backend *b, const bench_shape *s);

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-const bench_shape bench_shapes[2] = {
+const bench_shape bench_shapes[3] = {
     {.layers = 12,
      .hidden = 768,
      .heads = 12,
@@ -33,6 +33,19 @@ const bench_shape bench_shapes[2] = {
      .rounds = 2,
      .step_rounds = 2,
      .patience = 0.002},
+    {.layers = 1,
+     .hidden = 4096,
+     .heads = 32,
+     .kv_heads = 8,
+     .head_dim = 128,
+     .ffn = 14336,
+     .vocab = 128256,
+     .documents = 2,
+     .length = 2048,
+     .targets = 1024,
+     .rounds = 7,
+     .step_rounds = 3,
+     .patience = 0.1},
 };
 
 double bench_now(void) {

@@ -96,7 +96,8 @@ static json_t *summary_json(const run *r) {
              metrics_real(r->steps_here ? r->seconds / (double)r->steps_here : 0));
     json_put(&s, "plan", plan_json(&r->s, accumulation));
     json_put(&s, "traffic", traffic_json(r));
-    json_put(&s, "profile", profile_json(&r->s));
+    const backend *b = r->s.b;
+    if (b->host_visible || b->timed) json_put(&s, "profile", profile_json(&r->s));
     if (r->s.b->pattern) {
         int64_t device, host;
         engine_high_water(r->s.e, &device, &host);

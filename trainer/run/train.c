@@ -215,6 +215,7 @@ static status train_in(run *r, const train_request *q, bool resuming) {
     if (r->from.path) TRY(same_config(r, q));
     log_info("%s", r->c->resolved);
     TRY(train_open(r, r->c, q));
+    r->s.b->timed = q->profile;
     finish_print_plan(r);
     TRY(session_load(&r->s));
     TRY(begin(r));

@@ -76,7 +76,7 @@ static status measure(const command *c, const char *folder, backend *b, bench_re
     }
     TRY(signals_check("measuring"));
     log_progress("bench: operations");
-    TRY(bench_kernels(r, b, z));
+    TRY(bench_kernels(r, b, b->host_visible || c->quick ? z : &bench_shapes[2]));
     TRY(signals_check("measuring"));
     log_progress("bench: training steps");
     device_request device = verb_device(c);
