@@ -18,7 +18,7 @@
 #include <string.h>
 
 extern const op_suite suite_rmsnorm, suite_rope, suite_glu, suite_add, suite_embedding,
-    suite_adamw, suite_square_sum, suite_fake_quant;
+    suite_adamw, suite_square_sum, suite_fake_quant, suite_attention;
 
 enum { BF16 = 1 << DTYPE_BF16 };
 
@@ -188,6 +188,50 @@ static void run_adamw8(void) {
     mem_free(g);
 }
 
+/* A head of each width that tensor cores work in, over several tiles; then one new row each of
+ * three sequences, whose keys are cached. */
+static void run_attention(void) {
+    static const int32_t starts[] = {0, 150, 163}, past[] = {150, 96, 3},
+                         rows[] = {0, 1, 2, 3};
+    static const int dims[] = {32, 64, 80, 96, 128, 256};
+    op_case c = {
+        .name = "tiles",
+        .types = BF16,
+        .rows = 163,
+        .documents = 2,
+        .in = {[ATTENTION_STARTS] = format_of(DTYPE_I32, 3, 1)},
+        .out = {[ATTENTION_LSE] = format_of(DTYPE_F32, 163, 2)},
+        .ints = {[ATTENTION_STARTS] = starts},
+        .gradients = 1u << ATTENTION_QKV,
+        .gouts = 1u << ATTENTION_Y,
+        .k_forward = 64,
+        .card_k_forward = 4,
+        .card_k_backward = 12,
+    };
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
+        int dim = dims[i];
+        c.attr.attention.heads = 2, c.attr.attention.kv_heads = 1;
+        c.attr.attention.head_dim = dim, c.attr.attention.scale = 0.1f;
+        c.in[ATTENTION_QKV] = format_of(TYPE_C, 163, 4 * dim);
+        c.out[ATTENTION_Y] = format_of(TYPE_C, 163, 2 * dim);
+        op_test(&suite_attention, &c);
+    }
+    c.name = "new rows";
+    c.rows = c.documents = 3;
+    c.gradients = c.gouts = 0;
+    c.attr.attention.cache_rows = 160;
+    c.attr.attention.head_dim = 128;
+    c.in[ATTENTION_QKV] = format_of(TYPE_C, 3, 4 * 128);
+    c.in[ATTENTION_STARTS] = format_of(DTYPE_I32, 4, 1);
+    c.in[ATTENTION_CACHE] = format_of(TYPE_C, 3 * 160, 2 * 128);
+    c.in[ATTENTION_PAST] = format_of(DTYPE_I32, 3, 1);
+    c.out[ATTENTION_Y] = format_of(TYPE_C, 3, 2 * 128);
+    c.out[ATTENTION_LSE] = format_of(DTYPE_F32, 3, 2);
+    c.ints[ATTENTION_STARTS] = rows;
+    c.ints[ATTENTION_PAST] = past;
+    op_test(&suite_attention, &c);
+}
+
 /* ---- the limits ---- */
 
 typedef struct limit {
@@ -219,6 +263,11 @@ static void test_traffic(void **state) {
         {"adamw8", 1.01, 1.01, 1.6},
         {"square_parts", 1.01, 1.01, 1.01},
         {"fold_parts", 1.01, 1.01, 1},
+        {"(forward<T", 1.02, 1.04, 1.01},  /* log-sum-exps are written one by one */
+        {"(backward<T", 1.12, 1.01, 1.01}, /* log-sum-exps begin anywhere */
+        {"row_stats", 1.01, 1.01, 1.01},
+        {"(decode<T", 1.02, 1.02, 1.05},
+        {"append", 1.01, 1.01, 1},
     };
     emulator_set("EMULATOR_TRAFFIC", "1");
     run_norm(4, 4096);
@@ -230,6 +279,7 @@ static void test_traffic(void **state) {
     run_weights();
     run_4bit();
     run_adamw8();
+    run_attention();
     assert_string_equal(emulator_report(), "");
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
         const limit *l = &limits[i];

@@ -34,7 +34,8 @@ template <typename T, int D> struct decode_shape {
     static const int heads = D <= 128 ? 4 : sizeof(T) == 4 ? 1 : 2; /* at a time */
     static const int per = D / LANES;                               /* dimensions of a lane */
     static const int piece_count = 16 / (int)sizeof(T), pieces = per / piece_count;
-    static const int shared = WARPS * heads * (D + 2) * (int)sizeof(float);
+    static const int row = D + D / 8; /* of a head's outputs in shared memory; outs_at */
+    static const int shared = WARPS * heads * (row + 2) * (int)sizeof(float);
 };
 
 /* A team's softmax over its keys so far, of each head: maximum and sum in powers of 2. */
@@ -108,6 +109,11 @@ static __device__ __forceinline__ void merge(decode_team<T, D> &w) {
     }
 }
 
+/* Where dimension d stands: lanes that are 8 dimensions apart fall on different banks. */
+static __device__ __forceinline__ int outs_at(int d) {
+    return d + d / 32 * 4;
+}
+
 /* Merges the warps and stores heads [head, head + count) of the row. */
 template <typename T, int D>
 static __device__ void finish(const attention_args &a, const decode_team<T, D> &w,
@@ -115,14 +121,20 @@ static __device__ void finish(const attention_args &a, const decode_team<T, D> &
     typedef decode_shape<T, D> shape;
     const int N = shape::piece_count;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    float *outs = space, *stats = space + WARPS * shape::heads * D;
+    float *outs = space, *stats = space + WARPS * shape::heads * shape::row;
     UNROLL
     for (int h = 0; h < shape::heads; h++) {
-        float *to = outs + (warp * shape::heads + h) * D;
-        if (lane >= LANES) continue;
+        float *to = outs + (warp * shape::heads + h) * shape::row;
         UNROLL
-        for (int i = 0; i < shape::per; i++)
-            to[(i / N * LANES + lane) * N + i % N] = w.out[h][i];
+        for (int i = 0; i < shape::per;
+             i += 4) { /* each team of the warp stores one of four */
+            const float *x = &w.out[h][i];
+            int team = lane / LANES, mine = i + team;
+            to[outs_at((mine / N * LANES + lane % LANES) * N + mine % N)] = team == 0   ? x[0]
+                                                                            : team == 1 ? x[1]
+                                                                            : team == 2 ? x[2]
+                                                                                        : x[3];
+        }
         if (lane) continue;
         stats[2 * (warp * shape::heads + h)] = w.max[h];
         stats[2 * (warp * shape::heads + h) + 1] = w.sum[h];
@@ -135,7 +147,7 @@ static __device__ void finish(const attention_args &a, const decode_team<T, D> &
         for (int p = 0; p < WARPS; p++) {
             float weight = exp2_fast(stats[2 * (p * shape::heads + h)] - top);
             sum += weight * stats[2 * (p * shape::heads + h) + 1];
-            out += weight * outs[(p * shape::heads + h) * D + d];
+            out += weight * outs[(p * shape::heads + h) * shape::row + outs_at(d)];
         }
         ((T *)a.y)[row * a.y_stride + (int64_t)(head + h) * a.dim + d] =
             from_f32<T>(__fdividef(out, sum));
