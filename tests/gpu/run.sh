@@ -62,15 +62,12 @@ part() {
     echo "$name $outcome $(($(date +%s) - start))" >>"$RESULTS"
 }
 
-python_test() {
-    env NIBBLE_TRAIN="$TRAIN" NIBBLE_FIXTURES="$ROOT/../shared/fixtures" \
-        python3 -B "$ROOT/tests/run/$1.py" $2
-}
-
+export NIBBLE_TRAIN="$TRAIN" NIBBLE_FIXTURES="$ROOT/../shared/fixtures"
 part operations 120 "$BUILD/tests/test_operations_card"
 part golden 120 "$BUILD/tests/test_decoder_card"
-part parity 60 python_test parity ""
-part equality 120 python_test equality "Equality.test_row16_llama Equality.test_row16_qwen3"
+part parity 60 python3 -B "$ROOT/tests/run/parity.py"
+part equality 120 python3 -B "$ROOT/tests/run/equality.py" Equality.test_row16_llama \
+    Equality.test_row16_qwen3
 part bench 100 "$TRAIN" bench --device cuda --format json --out "$WORK/bench.json"
 for mode in recompute keep; do
     part "8b_$mode" 120 "$TRAIN" bench --device cuda --synthetic --config "$ROOT/configs/qlora-8b.yaml" \
