@@ -207,10 +207,10 @@ static void run_variations(const op_suite *suite) {
 /* A cache of three sequences: rows in front of `past` are random, new ones are appended. */
 static void run_cache(const op_suite *suite) {
     static const int32_t starts[] = {0, 70, 71, 74}, decode[] = {0, 1, 2, 3};
-    static const int32_t none[] = {0, 0, 0}, past[] = {63, 130, 0}, mixed[] = {100, 5, 199};
+    static const int32_t none[] = {0, 0, 0}, past[] = {63, 130, 0}, mixed[] = {122, 5, 199};
     const int32_t *pasts[] = {none, past, mixed};
     for (int i = 0; i < 6; i++) {
-        sizes s = {4, 2, i % 2 ? 64 : 20};
+        sizes s = {4, 2, i % 4 ? 64 : 20};
         op_case c = case_of("cache", s, i < 3 ? starts : decode, 3, i == 2);
         c.attr.attention.cache_rows = 202;
         c.attr.attention.window = i == 1 ? 40 : 0;
