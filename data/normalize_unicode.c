@@ -121,7 +121,9 @@ static status decompose(normalizer_scratch *s, const char *text, size_t bytes, i
     for (size_t i = 0, length; i < bytes; i += length) {
         length = utf8_length((unsigned char)text[i]);
         uint32_t code = utf8_get(text + i);
-        if (unicode_is_inert(code)) { /* a wall for sorting and composing */
+        /* A wall for sorting and composing. U+11A7 stands before the final consonants of Hangul
+         * and is none, but utf8proc 2.8 composes it away. */
+        if (unicode_is_inert(code) || code == 0x11A7) {
             TRY(flush(s, form, out));
             TRY(text_append(out, text + i, length));
             continue;

@@ -228,6 +228,8 @@ static void test_normal_forms(void **state) {
          "fi1\xE2\x81\x84"
          "2"},
         {FORM_COMPOSED, "\xE1\x84\x92\xE1\x85\xA1\xE1\x86\xAB", "\xED\x95\x9C"}, /* Hangul */
+        {FORM_COMPOSED, "\xE1\x84\x92\xE1\x85\xA1\xE1\x86\xA7",
+         "\xED\x95\x98\xE1\x86\xA7"}, /* U+11A7 is no final consonant */
         {FORM_COMPOSED, "\xF0\x91\xA4\xB5\xF0\x91\xA4\xB0",
          "\xF0\x91\xA4\xB5\xF0\x91\xA4\xB0"},              /* Unicode 13 */
         {FORM_COMPATIBLE, "\xE3\x8B\xBF", "\xE3\x8B\xBF"}, /* U+32FF, Unicode 12.1 */
