@@ -256,7 +256,8 @@ static status read_first(const char *path, json_t **out) {
 status corpus_guess_type(const char *path, const char **type) {
     json_t *o;
     *type = "completion"; /* of a broken first row too: who reads the file for good tells */
-    if (read_first(path, &o) == STATUS_MEMORY) return STATUS_MEMORY;
+    status s = read_first(path, &o);
+    if (s == STATUS_MEMORY || s == STATUS_IO) return s;
     if (json_object_get(o, "input_ids"))
         *type = "";
     else if (json_object_get(o, "messages") || json_object_get(o, "conversations"))
