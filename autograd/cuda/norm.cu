@@ -182,7 +182,7 @@ static __device__ __forceinline__ void store_gradient(const norm_call<T> &c, int
 }
 
 template <typename T, int n>
-static __global__ void __launch_bounds__(MOST_THREADS) norm_backward(norm_call<T> c) {
+static __global__ void __launch_bounds__(MOST_THREADS, 1) norm_backward(norm_call<T> c) {
     SHARED(shared);
     const int64_t row = blockIdx.x, step = (int64_t)blockDim.x * n;
     const int64_t first = (int64_t)threadIdx.x * n;
