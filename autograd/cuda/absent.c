@@ -7,7 +7,8 @@ bool backend_cuda_present(void) {
 
 status backend_cuda_open(backend **out) {
     *out = NULL;
-    return status_fail(
-        STATUS_DEVICE,
-        "--device cuda: this build has no CUDA back end; --device cpu runs everywhere");
+    return status_fail(STATUS_DEVICE,
+                       "--device cuda: this build has no CUDA back end; "
+                       "CMAKE_ARGS=-DNIBBLE_CUDA=ON ./run ... "
+                       "makes one where nvcc is installed, --device cpu runs everywhere");
 }
