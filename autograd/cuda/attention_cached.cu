@@ -4,13 +4,13 @@
  * Bound by reading the cache: a block takes one row and one kv head, up to four of its group's
  * query heads at a time, so that keys and values are read once for all of them. Eight lanes
  * share a key, 16 bytes each and neighbours side by side; a block holds 32 such lanes' groups
- * and each takes every 32nd key, two at a time, with a softmax of its own in f32. They are
- * merged at the end, in a fixed order. */
+ * and each takes every 32nd key with a softmax of its own in f32, several keys at a time as
+ * registers allow. They are merged at the end, in a fixed order. */
 #include "autograd/cuda/attention.h"
 
 #include <math.h>
 
-enum { LANES = 8, WARPS = 8, THREADS = WARPS * WARP, TEAMS = THREADS / LANES, AT_ONCE = 2 };
+enum { LANES = 8, WARPS = 8, THREADS = WARPS * WARP, TEAMS = THREADS / LANES };
 
 /* ---- the cache ---- */
 
@@ -32,6 +32,7 @@ template <typename T> static __global__ void append(attention_args a, bool wide)
 
 template <typename T, int D> struct decode_shape {
     static const int heads = D <= 128 ? 4 : sizeof(T) == 4 ? 1 : 2; /* at a time */
+    static const int keys = D <= 128 ? 2 : 1;                       /* at once, of a team */
     static const int per = D / LANES;                               /* dimensions of a lane */
     static const int piece_count = 16 / (int)sizeof(T), pieces = per / piece_count;
     static const int row = D + D / 8; /* of a head's outputs in shared memory; outs_at */
@@ -189,16 +190,16 @@ static __global__ void __launch_bounds__(THREADS, 1) decode(attention_args a) {
             w.max[h] = -INFINITY, w.sum[h] = 0;
         }
         for (int j = attention_first_key(a, query) + team; j - team <= query;
-             j += AT_ONCE * TEAMS) {
-            uint4 k[AT_ONCE][shape::pieces], v[AT_ONCE][shape::pieces];
+             j += shape::keys * TEAMS) {
+            uint4 k[shape::keys][shape::pieces], v[shape::keys][shape::pieces];
             UNROLL
-            for (int i = 0; i < AT_ONCE; i++) {
+            for (int i = 0; i < shape::keys; i++) {
                 const T *at = keys + (int64_t)(j + i * TEAMS) * a.key_stride;
                 load_row<T, D>(k[i], at + a.key_col, a.dim, j + i * TEAMS <= query);
                 load_row<T, D>(v[i], at + a.value_col, a.dim, j + i * TEAMS <= query);
             }
             UNROLL
-            for (int i = 0; i < AT_ONCE; i++)
+            for (int i = 0; i < shape::keys; i++)
                 meet<T, D>(a, w, q, k[i], v[i], j + i * TEAMS <= query);
         }
         merge<T, D>(w);

@@ -26,20 +26,11 @@ struct __attribute__((aligned(4))) __nv_bfloat162 {
 static inline __nv_bfloat16 __float2bfloat16_rn(float x) {
     return __nv_bfloat16(x);
 }
-static inline __nv_bfloat16 __float2bfloat16(float x) {
-    return __nv_bfloat16(x);
-}
 static inline float __bfloat162float(__nv_bfloat16 x) {
     return bf16_to_f32(x.__x);
 }
 static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
     return {__nv_bfloat16(x), __nv_bfloat16(y)};
-}
-static inline __nv_bfloat162 __float22bfloat162_rn(float2 v) {
-    return {__nv_bfloat16(v.x), __nv_bfloat16(v.y)};
-}
-static inline float2 __bfloat1622float2(__nv_bfloat162 v) {
-    return {__bfloat162float(v.x), __bfloat162float(v.y)};
 }
 static inline float __low2float(__nv_bfloat162 v) {
     return __bfloat162float(v.x);
@@ -47,23 +38,8 @@ static inline float __low2float(__nv_bfloat162 v) {
 static inline float __high2float(__nv_bfloat162 v) {
     return __bfloat162float(v.y);
 }
-static inline __nv_bfloat16 __low2bfloat16(__nv_bfloat162 v) {
-    return v.x;
-}
-static inline __nv_bfloat16 __high2bfloat16(__nv_bfloat162 v) {
-    return v.y;
-}
-static inline __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 x, __nv_bfloat16 y) {
-    return {x, y};
-}
-static inline __nv_bfloat162 make_bfloat162(__nv_bfloat16 x, __nv_bfloat16 y) {
-    return {x, y};
-}
 static inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) {
     return x.__x;
-}
-static inline short __bfloat16_as_short(__nv_bfloat16 x) {
-    return (short)x.__x;
 }
 static inline __nv_bfloat16 __ushort_as_bfloat16(unsigned short x) {
     return __nv_bfloat16_raw{x};

@@ -28,17 +28,11 @@ typedef __half2 half2;
 static inline __half __float2half_rn(float x) {
     return __half(x);
 }
-static inline __half __float2half(float x) {
-    return __half(x);
-}
 static inline float __half2float(__half x) {
     return f16_to_f32(x.__x);
 }
 static inline __half2 __floats2half2_rn(float x, float y) {
     return {__half(x), __half(y)};
-}
-static inline __half2 __float22half2_rn(float2 v) {
-    return {__half(v.x), __half(v.y)};
 }
 static inline float2 __half22float2(__half2 v) {
     return {__half2float(v.x), __half2float(v.y)};
@@ -49,23 +43,8 @@ static inline float __low2float(__half2 v) {
 static inline float __high2float(__half2 v) {
     return __half2float(v.y);
 }
-static inline __half __low2half(__half2 v) {
-    return v.x;
-}
-static inline __half __high2half(__half2 v) {
-    return v.y;
-}
-static inline __half2 __halves2half2(__half x, __half y) {
-    return {x, y};
-}
-static inline __half2 make_half2(__half x, __half y) {
-    return {x, y};
-}
 static inline unsigned short __half_as_ushort(__half x) {
     return x.__x;
-}
-static inline short __half_as_short(__half x) {
-    return (short)x.__x;
 }
 static inline __half __ushort_as_half(unsigned short x) {
     return __half_raw{x};
