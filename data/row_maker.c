@@ -53,7 +53,9 @@ status source_format(const char *ds_type, record_format *out) {
     } names[] = {{"json", RECORD_JSON},
                  {"text", RECORD_LINES},
                  {"paragraphs", RECORD_PARAGRAPHS},
-                 {"document", RECORD_WHOLE}};
+                 {"document", RECORD_WHOLE},
+                 {"csv", RECORD_CSV},
+                 {"parquet", RECORD_PARQUET}};
     *out = RECORD_AUTO;
     if (!ds_type) return STATUS_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -62,8 +64,8 @@ status source_format(const char *ds_type, record_format *out) {
             return STATUS_OK;
         }
     return status_fail(STATUS_USAGE,
-                       "\"%.60s\" is not read here; there are json, text (a row a line), "
-                       "paragraphs and document",
+                       "\"%.60s\" is not read here; there are json, parquet, csv, text (a "
+                       "row a line), paragraphs and document",
                        ds_type);
 }
 

@@ -174,12 +174,12 @@ static status count_rows(const file_names *files, record_format format, int64_t 
     *out = 0;
     for (size_t f = 0; f < files->count; f++) {
         record_reader *r;
-        data_record row;
+        int64_t rows;
         TRY(records_open(&r, files->items[f], format));
-        status s;
-        while ((s = records_next(r, &row)) == STATUS_OK && row.text) ++*out;
+        status s = records_count(r, &rows);
         records_close(r);
         TRY(s);
+        *out += rows;
     }
     return STATUS_OK;
 }
