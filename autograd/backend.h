@@ -15,6 +15,7 @@
 
 #include "autograd/operation.h"
 #include "common/file.h"
+#include "common/json.h"
 
 typedef enum queue { QUEUE_COMPUTE, QUEUE_IN, QUEUE_OUT, QUEUE_COUNT } queue;
 
@@ -52,6 +53,14 @@ typedef struct backend_table {
     /* Makes whatever the library caches for this shape at these rows (primitives, heuristics).
      */
     status (*prepare)(backend *b, const op_shape *shape);
+
+    /* Matrix products by measurement; NULL where a product has one algorithm. `tune` times what
+     * the library offers for each that was prepared so far, on memory of its own, and gives
+     * those that beat its first choice; `use_table` takes that back before anything is
+     * prepared; *fits: false when it is another card's or another library's. STATUS_MODEL: it
+     * is no such table. */
+    status (*tune)(backend *b, status (*go_on)(int64_t done, int64_t total), json_t **table);
+    status (*use_table)(backend *b, const json_t *table, bool *fits);
 
     /* Measures the rates once, in at most half a second. */
     status (*measure)(backend *b, dtype compute, backend_rates *rates);

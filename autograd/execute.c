@@ -37,21 +37,25 @@ static double seconds_now(void) {
 }
 
 /* ---- opening ---- */
-static status prepare_all(engine *e) {
-    for (int i = 0; i < e->p->program_count; i++) {
-        const program_plan *q = &e->p->programs[i];
-        for (size_t n = 0; n < q->schedule.step_count; n++) {
-            op_shape shape;
-            step_shape(&q->schedule, q->program, n, q->program->capacity, &shape);
-            op_function f = shape.backward ? e->b->table->backward[shape.op]
-                                           : e->b->table->forward[shape.op];
-            if (!f)
-                return status_fail(STATUS_INTERNAL, "back end %s has no %s of operation %s",
-                                   e->b->table->name, shape.backward ? "backward" : "forward",
-                                   operation_get(shape.op)->name);
-            TRY(e->b->table->prepare(e->b, &shape));
-        }
+status engine_prepare(backend *b, const plan *p, int i, int64_t rows) {
+    const program_plan *q = &p->programs[i];
+    for (size_t n = 0; n < q->schedule.step_count; n++) {
+        op_shape shape;
+        step_shape(&q->schedule, q->program, n, rows, &shape);
+        op_function f =
+            shape.backward ? b->table->backward[shape.op] : b->table->forward[shape.op];
+        if (!f)
+            return status_fail(STATUS_INTERNAL, "back end %s has no %s of operation %s",
+                               b->table->name, shape.backward ? "backward" : "forward",
+                               operation_get(shape.op)->name);
+        TRY(b->table->prepare(b, &shape));
     }
+    return STATUS_OK;
+}
+
+static status prepare_all(engine *e) {
+    for (int i = 0; i < e->p->program_count; i++)
+        TRY(engine_prepare(e->b, e->p, i, e->p->programs[i].program->capacity));
     return STATUS_OK;
 }
 

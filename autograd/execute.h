@@ -20,6 +20,10 @@ typedef struct engine engine;
 status engine_open(engine **out, backend *b, const plan *p, const file *disk);
 void engine_close(engine *e);
 
+/* Lets the back end make what it keeps per shape for program i of the plan with `rows` rows.
+ * engine_open does that at capacity; STATUS_INTERNAL for an operation that it does not have. */
+status engine_prepare(backend *b, const plan *p, int i, int64_t rows);
+
 /* Bytes of one parameter, n from `offset`, to and from wherever its page lives (not disk). */
 status engine_load(engine *e, parameter_id id, const void *from, int64_t offset,
                    int64_t bytes);

@@ -52,6 +52,7 @@ struct loader {
     size_t first_capacity;
     int64_t epochs, steps;
     int64_t bins, tokens, longest_batch, group_tokens, group_documents;
+    bool *buckets;    /* [capacity / LOADER_BUCKET + 2], see loader_has_bucket */
     int64_t measured; /* micro-batches whose load is summed in: */
     loader_load load;
 
@@ -204,6 +205,7 @@ static void measure(loader *l, int64_t groups) {
             documents += p->start[m + 1] - p->start[m];
             group_tokens += batch;
             l->longest_batch = max_i64(l->longest_batch, batch);
+            l->buckets[(batch + LOADER_BUCKET - 1) / LOADER_BUCKET] = true;
         }
         l->group_tokens = max_i64(l->group_tokens, group_tokens);
         l->group_documents = max_i64(l->group_documents, documents);
@@ -395,7 +397,11 @@ static status make_room(loader *l) {
     l->bin = mem_alloc_array(window, sizeof(int32_t), "packing");
     l->rank = mem_alloc_array(window, sizeof(int32_t), "packing");
     l->sorted = mem_alloc_array(window, sizeof(int32_t), "packing");
-    if (!l->plan.order || !l->plan.start || !l->lengths || !l->bin || !l->rank || !l->sorted)
+    l->buckets = mem_alloc_array(
+        (size_t)(l->o.sequence_len * l->o.micro_batch_size / LOADER_BUCKET + 2),
+        sizeof *l->buckets, "the loader");
+    if (!l->plan.order || !l->plan.start || !l->lengths || !l->bin || !l->rank || !l->sorted ||
+        !l->buckets)
         return STATUS_MEMORY;
     return l->o.packing ? pack_open(&l->packer, l->o.sequence_len, l->o.window) : STATUS_OK;
 }
@@ -463,6 +469,7 @@ void loader_close(loader *l) {
     mem_free(l->sorted);
     mem_free(l->used);
     mem_free(l->first_group);
+    mem_free(l->buckets);
     mem_free(l);
 }
 
@@ -480,6 +487,11 @@ double loader_fill(const loader *l) {
 
 int64_t loader_longest_batch(const loader *l) {
     return l->longest_batch;
+}
+
+bool loader_has_bucket(const loader *l, int64_t rows) {
+    return rows >= 0 && rows <= round_up_i64(l->longest_batch, LOADER_BUCKET) &&
+           l->buckets[(rows + LOADER_BUCKET - 1) / LOADER_BUCKET];
 }
 
 loader_load loader_mean_batch(const loader *l) {

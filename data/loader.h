@@ -76,6 +76,10 @@ int64_t loader_steps(const loader *l);           /* groups of the whole run */
 int64_t loader_steps_per_epoch(const loader *l); /* of the first epoch */
 double loader_fill(const loader *l);             /* tokens / capacity over all bins, 0..1 */
 int64_t loader_longest_batch(const loader *l);   /* most tokens in one micro-batch */
+/* Whether a micro-batch of the run has `rows` tokens when they are rounded up to a multiple of
+ * LOADER_BUCKET, as programs round them. */
+enum { LOADER_BUCKET = 64 };
+bool loader_has_bucket(const loader *l, int64_t rows);
 
 /* What a micro-batch of the first epoch holds on average: what predictions of time need.
  * `pairs` are those of a token and one before it, or itself, in the same document. */

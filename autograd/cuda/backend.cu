@@ -140,6 +140,16 @@ static status cuda_prepare(backend *b, const op_shape *s) {
     }
 }
 
+static status cuda_tune(backend *b, status (*go_on)(int64_t, int64_t), json_t **table) {
+    cuda_backend *c = cuda_of(b);
+    return cuda_gemm_tune(c->gemm, cuda_stream(b), c->name, go_on, table);
+}
+
+static status cuda_use_table(backend *b, const json_t *table, bool *fits) {
+    cuda_backend *c = cuda_of(b);
+    return cuda_gemm_use_table(c->gemm, c->name, table, fits);
+}
+
 /* ---- opening ---- */
 
 static void cuda_describe(backend *b, char *text, size_t bytes) {
@@ -306,6 +316,8 @@ static void make_table(backend_table *t) {
     t->release = cuda_release;
     t->scratch = cuda_scratch_bytes;
     t->prepare = cuda_prepare;
+    t->tune = cuda_tune;
+    t->use_table = cuda_use_table;
     t->measure = cuda_measure;
     t->copy = cuda_copy;
     t->read = cuda_read;

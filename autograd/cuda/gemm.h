@@ -8,6 +8,7 @@
 #define NIBBLE_AUTOGRAD_CUDA_GEMM_H
 
 #include "autograd/tensor.h"
+#include "common/json.h"
 
 typedef struct cuda_gemm cuda_gemm;
 
@@ -41,5 +42,17 @@ status cuda_gemm_plan(cuda_gemm *g, const cuda_gemm_shape *s);
  * 256. */
 status cuda_gemm_run(cuda_gemm *g, void *stream, const cuda_gemm_shape *s, const void *a,
                      const void *b, void *c, void *space);
+
+/* ---- gemm_table.cu ---- */
+
+/* Times what the library offers for every product that was planned so far, on memory of its own
+ * (STATUS_MEMORY where the largest does not fit), and gives a table of those that beat its first
+ * choice by more than the noise: {"card", "library", "measured", "products": [...]}. `card` names it;
+ * `go_on` is asked between products. */
+status cuda_gemm_tune(cuda_gemm *g, void *stream, const char *card,
+                      status (*go_on)(int64_t done, int64_t total), json_t **table);
+/* Takes such a table for what is planned from now on. *fits: false, and nothing is taken, when
+ * it is of another card or another version of the library. STATUS_MODEL: it is no such table. */
+status cuda_gemm_use_table(cuda_gemm *g, const char *card, const json_t *table, bool *fits);
 
 #endif

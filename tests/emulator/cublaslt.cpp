@@ -33,7 +33,8 @@ struct emulator_lt_preference {
 };
 
 /* What is kept in cublasLtMatmulAlgo_t::data. */
-enum { ALGO_MAGIC, ALGO_WORKSPACE, ALGO_ALIGN, ALGO_SHAPE };
+enum { ALGO_MAGIC, ALGO_WORKSPACE, ALGO_ALIGN, ALGO_SHAPE, ALGO_NUMBER };
+enum { ALGORITHMS = 3 };
 static const uint64_t magic = 0x6c61626c6f6f70; /* any */
 
 /* ---- handles, descriptors ---- */
@@ -187,7 +188,9 @@ static uint64_t shape_word(const gemm_shape *s) {
 
 /* ---- an algorithm ---- */
 
-/* Half of the workspace that is allowed, so that both "it is used" and "all of it is not" occur. */
+/* Half of the workspace that is allowed, so that both "it is used" and "all of it is not" occur.
+ * Of three algorithms the last cuts K in two sums, so that a table which chose it has other bits;
+ * algorithm EMULATOR_SLOW_PRODUCT takes its time, so that measuring finds a better one. */
 cublasStatus_t
 cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t product,
                                cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
@@ -200,17 +203,41 @@ cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t product,
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
     if (!shape_of(product, a, b, d, &s) || c->rows != d->rows || c->cols != d->cols)
         return CUBLAS_STATUS_INVALID_VALUE;
-    memset(results, 0, sizeof *results);
-    uint64_t *data = results->algo.data;
-    data[ALGO_MAGIC] = magic;
-    data[ALGO_WORKSPACE] =
-        preference->workspace < 1 << 16 ? preference->workspace / 2 : 1 << 15;
-    for (int i = 0; i < 4; i++) data[ALGO_ALIGN] |= (uint64_t)preference->align[i] << (16 * i);
-    data[ALGO_SHAPE] = shape_word(&s);
-    results->workspaceSize = data[ALGO_WORKSPACE];
-    results->state = CUBLAS_STATUS_SUCCESS;
-    results->wavesCount = 1;
-    *found = 1;
+    for (; *found < wanted && *found < ALGORITHMS; ++*found) {
+        cublasLtMatmulHeuristicResult_t *r = &results[*found];
+        memset(r, 0, sizeof *r);
+        uint64_t *data = r->algo.data;
+        data[ALGO_MAGIC] = magic;
+        data[ALGO_WORKSPACE] =
+            preference->workspace < 1 << 16 ? preference->workspace / 2 : 1 << 15;
+        for (int i = 0; i < 4; i++)
+            data[ALGO_ALIGN] |= (uint64_t)preference->align[i] << (16 * i);
+        data[ALGO_SHAPE] = shape_word(&s);
+        data[ALGO_NUMBER] = (uint64_t)*found;
+        r->workspaceSize = data[ALGO_WORKSPACE];
+        r->state = CUBLAS_STATUS_SUCCESS;
+        r->wavesCount = 1;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static bool is_for(const cublasLtMatmulAlgo_t *algorithm, const gemm_shape *s) {
+    return algorithm && algorithm->data[ALGO_MAGIC] == magic &&
+           algorithm->data[ALGO_SHAPE] == shape_word(s) &&
+           algorithm->data[ALGO_NUMBER] < ALGORITHMS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t product,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algorithm,
+                                       cublasLtMatmulHeuristicResult_t *result) {
+    LT_CALL;
+    gemm_shape s;
+    if (!shape_of(product, a, b, d, &s) || !is_for(algorithm, &s))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    result->algo = *algorithm;
+    result->workspaceSize = algorithm->data[ALGO_WORKSPACE];
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -249,9 +276,25 @@ static void narrow_row(const float *from, void *to, int64_t n, dtype type) {
         convert_f32_to_f16(from, (uint16_t *)to, n);
 }
 
+/* alpha op(A) op(B) as one sum over K, or as two. */
+static status sum_up(gemm_shape s, uint64_t algorithm, float alpha, const float *a,
+                     const float *b, float *to) {
+    if ((int)algorithm == emulator_settings.slow_product)
+        for (int i = 0; i < 4; i++) TRY(gemm_f32(&s, alpha, a, b, to));
+    if (algorithm != ALGORITHMS - 1 || s.k < 2) return gemm_f32(&s, alpha, a, b, to);
+    int64_t half = s.k / 2;
+    gemm_shape part = s;
+    part.k = half;
+    TRY(gemm_f32(&part, alpha, a, b, to));
+    part.k = s.k - half;
+    part.add = true;
+    return gemm_f32(&part, alpha, a + (s.ta ? half * s.lda : half),
+                    b + (s.tb ? half : half * s.ldb), to);
+}
+
 /* C = alpha op(A) op(B) + beta C, all in device memory. */
-static void multiply(gemm_shape s, float alpha, float beta, const void *a, const void *b,
-                     char *c) {
+static void multiply(gemm_shape s, uint64_t algorithm, float alpha, float beta, const void *a,
+                     const void *b, char *c) {
     size_t a_bytes = span(s.ta ? s.k : s.m, s.ta ? s.m : s.k, s.lda, s.in);
     size_t b_bytes = span(s.tb ? s.n : s.k, s.tb ? s.k : s.n, s.ldb, s.in);
     size_t in = s.in == DTYPE_F32 ? 4 : 2, out = s.out == DTYPE_F32 ? 4 : 2;
@@ -265,7 +308,8 @@ static void multiply(gemm_shape s, float alpha, float beta, const void *a, const
     plain.ldc = s.n;
     plain.in = plain.out = DTYPE_F32;
     plain.add = false;
-    if (gemm_f32(&plain, alpha, wide_a.data(), wide_b.data(), product.data()) != STATUS_OK)
+    if (sum_up(plain, algorithm, alpha, wide_a.data(), wide_b.data(), product.data()) !=
+        STATUS_OK)
         return runtime_stick(cudaErrorLaunchFailure);
     for (int64_t row = 0; row < s.m; row++) {
         char *at = c + (size_t)(row * s.ldc) * out;
@@ -292,19 +336,19 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t product,
     if (!shape_of(product, a_layout, b_layout, d_layout, &s) || c != d ||
         c_layout->ld != d_layout->ld || c_layout->type != d_layout->type)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (!algorithm || algorithm->data[ALGO_MAGIC] != magic ||
-        algorithm->data[ALGO_SHAPE] != shape_word(&s) || !aligned(algorithm, operands))
+    if (!is_for(algorithm, &s) || !aligned(algorithm, operands))
         return CUBLAS_STATUS_INVALID_VALUE;
     size_t used = algorithm->data[ALGO_WORKSPACE];
     if (workspace_bytes < used || (used && ((uintptr_t)workspace % 16 || !workspace)))
         return CUBLAS_STATUS_INVALID_VALUE;
     if (stream_check(stream)) return CUBLAS_STATUS_INVALID_VALUE;
     float scale = *(const float *)alpha, keep = *(const float *)beta;
+    uint64_t number = algorithm->data[ALGO_NUMBER];
     stream_enqueue(stream, [=] {
         if (used && !memory_holds(workspace, used))
             return runtime_stick(cudaErrorIllegalAddress);
         if (used) memset(workspace, 0xff, used);
-        multiply(s, scale, keep, b, a, (char *)d);
+        multiply(s, number, scale, keep, b, a, (char *)d);
     });
     return runtime_sticky() ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }

@@ -15,7 +15,8 @@
  *   EMULATOR_DEVICES  number of cards (default 1)
  *   EMULATOR_CAPABILITY  80, 86, 89 or 90 (default)
  *   EMULATOR_DRIVER   the driver's version (default 13000)
- *   EMULATOR_TRAFFIC  1: counts it; 2: also prints it at the end (default 0) */
+ *   EMULATOR_TRAFFIC  1: counts it; 2: also prints it at the end (default 0)
+ *   EMULATOR_SLOW_PRODUCT  which of the algorithms of a matrix product takes its time (-1) */
 #ifndef NIBBLE_TESTS_EMULATOR_EMULATOR_H
 #define NIBBLE_TESTS_EMULATOR_EMULATOR_H
 

@@ -190,7 +190,7 @@ struct settings {
     int64_t fail_at;
     int fail_error;
     size_t memory;
-    int devices, capability, driver, traffic;
+    int devices, capability, driver, traffic, slow_product;
 };
 extern settings emulator_settings;
 

@@ -85,19 +85,23 @@ static void set_one(const char *name, const char *value) {
         s->driver = atoi(value);
     else if (!strcmp(name, "EMULATOR_TRAFFIC"))
         s->traffic = atoi(value);
+    else if (!strcmp(name, "EMULATOR_SLOW_PRODUCT"))
+        s->slow_product = atoi(value);
     else
         bad_value(name, value);
 }
 
 static void read_environment(void) {
     static const char *const names[] = {
-        "EMULATOR_ORDER",   "EMULATOR_STREAMS",    "EMULATOR_FAIL",   "EMULATOR_MEMORY",
-        "EMULATOR_DEVICES", "EMULATOR_CAPABILITY", "EMULATOR_DRIVER", "EMULATOR_TRAFFIC"};
+        "EMULATOR_ORDER",  "EMULATOR_STREAMS", "EMULATOR_FAIL",
+        "EMULATOR_MEMORY", "EMULATOR_DEVICES", "EMULATOR_CAPABILITY",
+        "EMULATOR_DRIVER", "EMULATOR_TRAFFIC", "EMULATOR_SLOW_PRODUCT"};
     if (ready) return;
     ready = true;
     engine.loud = true;
     emulator_settings.memory = (size_t)4 << 30;
     emulator_settings.devices = 1;
+    emulator_settings.slow_product = -1;
     emulator_settings.capability = 90;
     emulator_settings.driver = CUDART_VERSION;
     for (const char *name : names)

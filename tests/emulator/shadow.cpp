@@ -432,4 +432,8 @@ void __tsan_write_range(void *at, size_t bytes) {
 }
 void __tsan_vptr_update(void **, void *) {}
 void __tsan_vptr_read(void **) {}
+/* jansson's reference counts, in the host's part; kernels have no atomics */
+unsigned long __tsan_atomic64_fetch_sub(volatile unsigned long *at, unsigned long n, int) {
+    return __atomic_fetch_sub(at, n, __ATOMIC_SEQ_CST);
+}
 }

@@ -3,10 +3,11 @@
 # golden steps, equality of places, parity with PEFT, what share of their limits operations reach,
 # tokens per second of a synthetic Llama-3-8B. A short table last, and JSON.
 #
-#   tests/gpu/run.sh [--build FOLDER] [--out FILE.json] [--carried]
+#   tests/gpu/run.sh [--build FOLDER] [--out FILE.json] [--carried] [--sanitize]
 #
 # Builds with NIBBLE_CUDA=ON for this machine's card into FOLDER (default build-gpu); --carried: the
-# programs in FOLDER were built elsewhere. ctest runs it under the label `gpu`. Without nvcc or a
+# programs in FOLDER were built elsewhere; --sanitize: the operations under compute-sanitizer's memcheck
+# and racecheck too, which takes longer. ctest runs it under the label `gpu`. Without nvcc or a
 # card it says so and exits with 77.
 set -eu
 
@@ -14,12 +15,14 @@ ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 BUILD=$ROOT/build-gpu
 OUT=
 CARRIED=
+SANITIZE=
 while [ $# -gt 0 ]; do
     case $1 in
     --build) BUILD=$2 && shift ;;
     --out) OUT=$2 && shift ;;
     --carried) CARRIED=yes ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;
+    --sanitize) SANITIZE=yes ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 2 ;;
     esac
     shift
 done
@@ -68,12 +71,28 @@ part golden 120 "$BUILD/tests/test_decoder_card"
 part parity 60 python3 -B "$ROOT/tests/run/parity.py"
 part equality 120 python3 -B "$ROOT/tests/run/equality.py" Equality.test_row16_llama \
     Equality.test_row16_qwen3
+part back_ends 120 python3 -B "$ROOT/tests/run/cuda.py" Emulated.test_back_ends_are_interchangeable \
+    Emulated.test_resumed_is_equal Emulated.test_quickstart
 part bench 100 "$TRAIN" bench --device cuda --format json --out "$WORK/bench.json"
-for mode in recompute keep; do
-    part "8b_$mode" 120 "$TRAIN" bench --device cuda --synthetic --config "$ROOT/configs/qlora-8b.yaml" \
+
+# Llama-3-8B with random weights: job NAME VERB KEY=VALUE...
+job() {
+    name=$1 verb=$2
+    shift 2
+    part "$name" 120 "$TRAIN" "$verb" --device cuda --synthetic --config "$ROOT/configs/qlora-8b.yaml" \
         base_model=synthetic:llama-3-8b micro_batch_size=1 gradient_accumulation_steps=1 lora_r=16 \
-        lora_dropout=0 memory.activations=$mode --format json --out "$WORK/8b_$mode.json"
+        lora_dropout=0 --format json "$@"
+}
+for mode in recompute keep; do
+    job "8b_$mode" bench memory.activations=$mode --out "$WORK/8b_$mode.json"
 done
+job measure plan --measure memory.activations=keep output_dir="$WORK/tuned"
+job 8b_tuned bench memory.activations=keep output_dir="$WORK/tuned" --out "$WORK/8b_tuned.json"
+if [ -n "$SANITIZE" ]; then
+    for tool in memcheck racecheck; do
+        part "$tool" 900 compute-sanitizer --tool "$tool" --error-exitcode 1 "$BUILD/tests/test_operations_card"
+    done
+fi
 
 python3 - "$WORK" "$CARD" "${OUT:-}" <<'PYTHON'
 import json, os, sys
@@ -84,7 +103,7 @@ said = {"card": card, "parts": {n: {"outcome": o, "seconds": int(s)} for n, o, s
 print("\n%-28s %s" % ("card", card))
 for name, outcome, seconds in parts:
     print("%-28s %-8s %4s s" % (name, outcome, seconds))
-for name in ("bench", "8b_recompute", "8b_keep"):
+for name in ("bench", "8b_recompute", "8b_keep", "8b_tuned"):
     path = os.path.join(work, name + ".json")
     if not os.path.exists(path):
         continue

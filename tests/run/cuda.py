@@ -1,6 +1,8 @@
 """The whole program on the emulated card (tests/emulator): its host side is a card's own, launches,
 streams, pages and arenas included. NIBBLE_TRAIN is that program, whose CPU back end is the ordinary one."""
+import json
 import os
+import shutil
 import subprocess
 import sys
 import unittest
@@ -75,6 +77,58 @@ class Emulated(nibble.Case):
         self.assertIn("bit for bit", r.err, "a resume on another back end says that it differs")
         self.assertAlmostEqual(nibble.trace(self.path("moved"))[0][0][1], on_cpu[0][2][1],
                                delta=2e-5)
+
+    def measured(self, *more, **env):
+        r = nibble.run(self.dir, "plan", "--config", "config.yaml", "--measure", "--format", "json",
+                       *more, *ON_CARD, env=dict({"EMULATOR_SLOW_PRODUCT": "0"}, **env))
+        self.assertEqual(r.code, nibble.OK, r)
+        return json.loads(r.out)["gemm_table"]
+
+    def test_table_of_products(self):
+        """--measure finds what is faster, a run takes it and says so, a resumed one has its bits."""
+        self.prepare(**SAVED)
+        plain = self.train("plain", ON_CARD)
+        found = self.measured("output_dir=tuned")
+        self.assertGreater(found["faster"], 0)
+        self.assertGreaterEqual(found["products"], found["faster"])
+        self.assertLess(found["best"], 0.97)
+        tuned = self.train("tuned", ON_CARD)
+        with open(self.path("tuned", "gemm_table.json")) as f:
+            table = json.load(f)
+        self.assertEqual(len(table["products"]), found["faster"])
+        for a, b in zip(plain[0], tuned[0]):
+            self.assertAlmostEqual(a[1], b[1], delta=2e-5)
+        summary = nibble.summary(self.path("tuned"))
+        self.assertRegex(summary["fingerprint"], "gemm table: [0-9a-f]{16}$")
+        os.makedirs(self.path("rest"))
+        shutil.copy(self.path("tuned", "gemm_table.json"), self.path("rest"))
+        rest = self.train("rest", ON_CARD, self.checkpoint("tuned", 1))
+        self.assert_same(rest, (tuned[0][1:], tuned[1]), "resumed with the table")
+        r = nibble.run(self.dir, "plan", "--config", "config.yaml", "--measure", "output_dir=tuned", *ON_CARD)
+        self.assertEqual((r.code, r.err.count("a run began in")), (nibble.USAGE, 1), r)
+        r = nibble.run(self.dir, "plan", "--config", "config.yaml", "--measure", "output_dir=cpu", *ON_CPU)
+        self.assertEqual((r.code, r.err.count("one algorithm")), (nibble.USAGE, 1), r)
+
+    def test_tables_that_do_not_fit(self):
+        self.prepare()
+        self.measured("output_dir=out")
+        path = self.path("out", "gemm_table.json")
+        with open(path) as f:
+            table = json.load(f)
+        none = dict(table["products"][0], algorithm="0" * 128)
+        for change, code, words in (
+                (dict(card="another"), nibble.OK, "is not used"),
+                (dict(library="cuBLASLt 1.0.0"), nibble.OK, "is not used"),
+                (dict(products=3), nibble.MODEL, "must be a list"),
+                (dict(products=[dict(none, algorithm="xyz")]), nibble.MODEL, "hexadecimal"),
+                (dict(products=[dict(none, m=0)]), nibble.MODEL, "out of range"),
+                (dict(products=[none]), nibble.MODEL, "measure anew")):
+            with self.subTest(**change):
+                with open(path, "w") as f:
+                    json.dump(dict(table, **change), f)
+                r = nibble.run(self.dir, "train", "--config", "config.yaml", "output_dir=out",
+                               "max_steps=1", "--overwrite", *ON_CARD)
+                self.assertEqual((r.code, r.err.count(words)), (code, 1), r)
 
     def test_quickstart(self):
         losses = []

@@ -2,6 +2,7 @@
 #include "trainer/run/output.h"
 #include "common/alloc.h"
 #include "common/file.h"
+#include "trainer/run/gemm_table.h"
 
 #include <string.h>
 
@@ -15,11 +16,16 @@ static const char *const ours[] = {"config.yaml",
                                    "runs",
                                    "checkpoints",
                                    "model",
-                                   ".lock",
                                    ".base-cache.h5",
                                    "README.md"};
 
+/* What a run finds there and leaves: our lock, and what `train plan --measure` wrote. */
+static bool is_kept(const char *name) {
+    return !strcmp(name, ".lock") || !strcmp(name, GEMM_TABLE_NAME);
+}
+
 static bool is_ours(const char *name) {
+    if (is_kept(name) || !strcmp(name, GEMM_TABLE_NAME ".tmp")) return true;
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
         size_t n = strlen(ours[i]);
         if (!strncmp(name, ours[i], n) &&
@@ -43,7 +49,7 @@ status output_take(output_lock *lock, const char *folder, output_kind *kind) {
                 "output_dir %s is not empty: it holds %s, which no run of this program "
                 "wrote; choose another folder (output_dir=...)",
                 folder, names[i]);
-        found += strcmp(names[i], ".lock") != 0;
+        found += !is_kept(names[i]);
     }
     file_list_free(names, count);
     TRY(s);
@@ -55,9 +61,7 @@ status output_take(output_lock *lock, const char *folder, output_kind *kind) {
 }
 
 status output_clear(const char *folder) {
-
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
-        if (!strcmp(ours[i], ".lock")) continue;
         char *path = file_join(folder, ours[i]);
         if (!path) return STATUS_MEMORY;
         status s = file_exists(path) ? file_remove_tree(path) : STATUS_OK;

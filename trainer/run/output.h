@@ -9,7 +9,7 @@
 #include <stdbool.h>
 
 typedef enum output_kind {
-    OUTPUT_FRESH,      /* absent, or nothing but our lock in it */
+    OUTPUT_FRESH,      /* absent, or nothing but our lock and a table of products in it */
     OUTPUT_UNFINISHED, /* a run began here */
     OUTPUT_FINISHED,   /* summary.json is there */
 } output_kind;

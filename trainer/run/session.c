@@ -3,6 +3,7 @@
 #include "common/alloc.h"
 #include "common/log.h"
 #include "trainer/run/base_cache.h"
+#include "trainer/run/gemm_table.h"
 #include "trainer/run/signals.h"
 
 #include <stdio.h>
@@ -92,6 +93,7 @@ status session_open(session *s, const config *c, const session_request *r) {
     s->request = *r;
     TRY(backend_open(&s->b, &r->device));
     s->b->pattern = r->pattern;
+    TRY(gemm_table_use(s));
     TRY(choose_compute(s));
     TRY(model_config_open(&s->model, r->model_folder));
     s->model_open = true;
@@ -233,8 +235,8 @@ void session_fingerprint(const session *s, char *text, size_t bytes) {
     for (char *line = strtok(device, "\n"); line && at < bytes; line = strtok(NULL, "\n"))
         at += (size_t)snprintf(text + at, bytes - at, "%s; ", line);
     if (at < bytes)
-        snprintf(text + at, bytes - at, "compute: %s; gemm table: none",
-                 dtype_name(s->compute));
+        snprintf(text + at, bytes - at, "compute: %s; gemm table: %s", dtype_name(s->compute),
+                 s->gemm_table);
 }
 
 /* The file and its manifest (and lock). */

@@ -40,6 +40,7 @@ typedef struct session {
     const config *c;
     session_request request;
     backend *b;
+    char gemm_table[24]; /* hash of the measured table in use, "none" */
     dtype compute;
     backend_rates rates;
     model_config model;
@@ -77,7 +78,7 @@ status session_load(session *s);
 void session_close(session *s); /* zeroed or half-open ones are fine */
 
 /* What must be equal for bit-exactness: back end, device, instruction set, libraries, threads,
- * compute type. One line. */
+ * compute type, measured table of products. One line. */
 void session_fingerprint(const session *s, char *text, size_t bytes);
 
 /* Bytes outside the arenas that a run of this kind takes (libraries, tokenizer, rows); an

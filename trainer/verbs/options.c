@@ -33,6 +33,9 @@ const verb_row options_verbs[VERB_COUNT] = {
                       "Say what a model, adapter, checkpoint or program consists of."},
     [VERB_TOKENIZE] = {"tokenize", "tokenize --model DIR [--no-special] [--decode]",
                        "JSON strings to lists of ids, or back, line by line."},
+    [VERB_GET] = {"get",
+                  "get (ORG/NAME [--dataset] [--revision REV] | --config FILE) [options]",
+                  "Fetch a model or dataset from the hub into the local Hugging Face cache."},
     [VERB_BENCH] = {"bench",
                     "bench [--quick] [--model DIR --data FILE | --config FILE [--synthetic] "
                     "[key=value ...]] [options]",
@@ -47,7 +50,7 @@ enum {
     COMPUTES =
         ON(TRAIN) | ON(PLAN) | ON(EVAL) | ON(GENERATE) | ON(QUANTIZE) | ON(EXPORT) | ON(BENCH),
     REPORTS = ON(PLAN) | ON(CHECK) | ON(EVAL) | ON(GENERATE) | ON(QUANTIZE) | ON(INSPECT) |
-              ON(BENCH),
+              ON(GET) | ON(BENCH),
 };
 #define AT(member) offsetof(command, member)
 
@@ -67,6 +70,9 @@ const option options_table[] = {
      "Rows to evaluate on; bench: text to tokenize with --model's tokenizer."},
     {"synthetic", NULL, OPTION_FLAG, AT(synthetic), ON(PLAN) | ON(BENCH), 0, 0,
      "Random weights and rows of the shape of base_model: nothing to download."},
+    {"measure", NULL, OPTION_FLAG, AT(measure), ON(PLAN), 0, 0,
+     "Time the card's algorithms for this run's matrix products and keep the best in "
+     "output_dir/gemm_table.json."},
     {"quick", NULL, OPTION_FLAG, AT(quick), ON(BENCH), 0, 0,
      "Tiny sizes: shows that it works, measures nothing of use."},
     {"logprobs", "FILE", OPTION_TEXT, AT(logprobs), ON(EVAL), 0, 0,
@@ -98,6 +104,16 @@ const option options_table[] = {
      "Leave out what the tokenizer adds at the ends (BOS, EOS)."},
     {"decode", NULL, OPTION_FLAG, AT(decode), ON(TOKENIZE), 0, 0,
      "From lists of ids to strings."},
+    {"dataset", NULL, OPTION_FLAG, AT(dataset), ON(GET), 0, 0,
+     "The name is a dataset's, not a model's."},
+    {"revision", "REV", OPTION_TEXT, AT(revision), ON(GET), 0, 0,
+     "Branch, tag or commit (main)."},
+    {"include", "GLOB", OPTION_WORDS, AT(include), ON(GET), 0, 0,
+     "Fetch the files that are named like it, * also across folders; may be given again, or "
+     "hold several between commas. Without it: of a model what training reads, of a dataset "
+     "all."},
+    {"list", NULL, OPTION_FLAG, AT(list), ON(GET), 0, 0,
+     "Show the files, their sizes and which are there already; fetch nothing."},
     {"program", NULL, OPTION_FLAG, AT(program), ON(INSPECT), 0, 0,
      "The recorded operations and the derived backward pass, with FLOPs."},
     {"show", "N", OPTION_INT, AT(show), ON(CHECK), 0, 1 << 20,
@@ -184,6 +200,15 @@ static status set_number(const option *o, const char *value, void *at) {
     return STATUS_OK;
 }
 
+static status add_word(command_words *w, const char *value) {
+    const char **items =
+        mem_resize(w->items, (size_t)(w->count + 1) * sizeof *items, "command line");
+    if (!items) return STATUS_MEMORY;
+    w->items = items;
+    items[w->count++] = value;
+    return STATUS_OK;
+}
+
 static status set_option(const option *o, const char *value, command *c) {
     void *at = (char *)c + o->offset;
     int choice = o->argument && value ? value_choice(value, o->argument) : -1;
@@ -197,6 +222,9 @@ static status set_option(const option *o, const char *value, command *c) {
         if (!*value) return wrong_value(o, "\"\"", "must not be empty");
         *(const char **)at = value;
         return STATUS_OK;
+    case OPTION_WORDS:
+        if (!*value) return wrong_value(o, "\"\"", "must not be empty");
+        return add_word(at, value);
     case OPTION_CHOICE:
         if (choice < 0)
             return status_fail(STATUS_USAGE, "--%s %s: must be one of %s", o->name, value,
@@ -259,9 +287,10 @@ static status take_word(command *c, const char *word) {
         return STATUS_OK;
     }
     const char **place = NULL;
-    if (reads_config && (c->verb != VERB_INSPECT || is_yaml(word)))
+    bool takes_path = c->verb == VERB_INSPECT || c->verb == VERB_GET;
+    if (reads_config && (!takes_path || is_yaml(word)))
         place = &c->config_path;
-    else if (c->verb == VERB_INSPECT)
+    else if (takes_path)
         place = &c->path;
     if (!place || *place)
         return status_fail(STATUS_USAGE, "\"%s\": one word too many; see train %s --help",
@@ -331,6 +360,14 @@ static status check_command(const command *c) {
         if (c->program && !c->config_path)
             return status_fail(STATUS_USAGE, "inspect --program needs --config FILE");
         return STATUS_OK;
+    case VERB_GET:
+        if (!c->path == !c->config_path)
+            return status_fail(STATUS_USAGE, "get needs ORG/NAME, or --config FILE");
+        if (c->config_path && (c->dataset || c->revision || c->include.count))
+            return status_fail(STATUS_USAGE,
+                               "get --config fetches what the file names: no --dataset, no "
+                               "--revision, no --include");
+        return STATUS_OK;
     case VERB_BENCH:
         if (c->config_path && (c->data || c->quick))
             return status_fail(
@@ -398,4 +435,6 @@ void options_free(command *c) {
     mem_free(c->overrides);
     c->overrides = NULL;
     c->override_count = 0;
+    mem_free(c->include.items);
+    c->include = (command_words){0};
 }

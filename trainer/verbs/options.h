@@ -21,6 +21,7 @@ typedef enum verb {
     VERB_QUANTIZE,
     VERB_INSPECT,
     VERB_TOKENIZE,
+    VERB_GET,
     VERB_BENCH,
     VERB_COUNT
 } verb;
@@ -35,6 +36,11 @@ typedef enum command_action {
 } command_action;
 
 typedef enum command_format { FORMAT_TEXT, FORMAT_JSON } command_format;
+/* What an option holds that may be given again and again. */
+typedef struct command_words {
+    const char **items; /* an owned array of borrowed strings */
+    int count;
+} command_words;
 typedef enum command_base { EXPORT_ORIGINAL, EXPORT_DEQUANTIZED } command_base;
 typedef enum command_kind { EXPORT_MERGED, EXPORT_MERGED_4BIT, EXPORT_ADAPTER } command_kind;
 
@@ -73,8 +79,13 @@ typedef struct command {
     const char *out;         /* export: a folder; quantize, bench: a file */
     bool no_special, decode; /* tokenize */
     bool program;            /* inspect: print the recorded programs */
-    const char *path;        /* inspect: a file or folder */
+    const char *path;        /* inspect: a file or folder; get: org/name */
+    bool dataset;            /* get: path is a dataset, not a model */
+    const char *revision;    /* get: branch, tag or commit; NULL: main */
+    command_words include;   /* get: patterns of the files to fetch */
+    bool list;               /* get: say what there is, fetch nothing */
     bool quick;              /* bench: tiny sizes */
+    bool measure;            /* plan: products on the card, into a table */
     bool synthetic;          /* plan, bench: a random base of base_model's shape */
 } command;
 
@@ -86,6 +97,7 @@ void options_free(command *c);
 typedef enum option_kind {
     OPTION_FLAG,   /* bool */
     OPTION_TEXT,   /* const char * */
+    OPTION_WORDS,  /* command_words: may be given more than once */
     OPTION_INT,    /* int64_t */
     OPTION_REAL,   /* double */
     OPTION_BYTES,  /* int64_t */

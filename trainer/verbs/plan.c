@@ -2,6 +2,7 @@
  * same code as a run up to the point where memory is reserved, so what it prints is exact. */
 #include "common/alloc.h"
 #include "common/checked.h"
+#include "trainer/run/gemm_table.h"
 #include "trainer/run/loop.h"
 #include "trainer/run/plan_text.h"
 #include "trainer/run/train.h"
@@ -43,38 +44,56 @@ static status largest_sequence(run *r, int64_t *out) {
     return STATUS_OK;
 }
 
-static status print_plan(run *r, const command *c) {
+static json_t *table_json(const gemm_table_report *t) {
+    return json_pack("{s:s, s:I, s:I, s:f}", "path", t->path, "products",
+                     (json_int_t)t->shapes, "faster", (json_int_t)t->faster, "best", t->best);
+}
+
+static status print_json(run *r, const gemm_table_report *table, int64_t longest) {
     int accumulation = (int)r->c->gradient_accumulation_steps;
-    char *text = NULL;
-    json_t *o = NULL;
-    int64_t longest;
-    if (c->format == FORMAT_JSON)
-        o = plan_json(&r->s, accumulation);
-    else
-        text = plan_text(&r->s, accumulation);
-    if (!text && !o) return STATUS_MEMORY;
-    double step_seconds = plan_step_cost(&r->s, accumulation).seconds;
-    status s = largest_sequence(r, &longest);
-    if (s != STATUS_OK) {
-        json_decref(o);
-    } else if (o) {
-        json_put(&o, "steps", json_integer(r->total_steps));
-        json_put(&o, "run_seconds", json_real(step_seconds * (double)r->total_steps));
-        json_put(&o, "largest_sequence_len", json_integer(longest));
-        text = json_write_text(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
-        json_decref(o);
-        if (text)
-            printf("%s\n", text);
-        else
-            s = status_fail(STATUS_MEMORY, "out of memory for the plan");
-    } else {
-        printf("%s\n  %lld steps, at most %.0f s for the run\n  largest sequence_len that "
-               "fits: %lld%s\n",
-               text, (long long)r->total_steps, step_seconds * (double)r->total_steps,
-               (long long)longest, longest >= 1 << 20 ? " or more" : "");
-    }
+    json_t *o = plan_json(&r->s, accumulation);
+    double seconds = plan_step_cost(&r->s, accumulation).seconds;
+    json_put(&o, "steps", json_integer(r->total_steps));
+    json_put(&o, "run_seconds", json_real(seconds * (double)r->total_steps));
+    json_put(&o, "largest_sequence_len", json_integer(longest));
+    if (table) json_put(&o, "gemm_table", table_json(table));
+    char *text = o ? json_write_text(o, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(o);
+    if (!text) return status_fail(STATUS_MEMORY, "out of memory for the plan");
+    puts(text);
     mem_free(text);
-    return s;
+    return STATUS_OK;
+}
+
+static status print_text(run *r, const gemm_table_report *table, int64_t longest) {
+    int accumulation = (int)r->c->gradient_accumulation_steps;
+    char *text = plan_text(&r->s, accumulation);
+    double seconds = plan_step_cost(&r->s, accumulation).seconds;
+    if (!text) return STATUS_MEMORY;
+    printf("%s\n  %lld steps, at most %.0f s for the run\n  largest sequence_len that "
+           "fits: %lld%s\n",
+           text, (long long)r->total_steps, seconds * (double)r->total_steps,
+           (long long)longest, longest >= 1 << 20 ? " or more" : "");
+    mem_free(text);
+    if (!table) return STATUS_OK;
+    printf("  %lld of %lld matrix products have a faster algorithm than the library's first",
+           (long long)table->faster, (long long)table->shapes);
+    if (table->faster) printf(", one takes %.0f %% of its time", 100 * table->best);
+    printf(": %s\n", table->path);
+    return STATUS_OK;
+}
+
+/* The largest sequence is found by planning anew; then the run's own plan is made again. */
+static status print_plan(run *r, const command *c, const gemm_table_report *table) {
+    int64_t longest, capacity = r->s.request.train_capacity,
+                     evaluate = r->s.request.evaluate_capacity;
+    TRY(largest_sequence(r, &longest));
+    r->s.request.train_capacity = capacity;
+    r->s.request.evaluate_capacity = evaluate;
+    session_unplan(&r->s);
+    TRY(session_plan(&r->s));
+    return c->format == FORMAT_JSON ? print_json(r, table, longest)
+                                    : print_text(r, table, longest);
 }
 
 status verb_plan(const command *c) {
@@ -83,8 +102,10 @@ status verb_plan(const command *c) {
     TRY(verb_load_config(c, true, &conf, &model));
     train_request q = {.model_folder = model, .device = verb_device(c)};
     run r = {0};
+    gemm_table_report table;
     status s = train_open(&r, &conf, &q);
-    if (s == STATUS_OK) s = print_plan(&r, c);
+    if (s == STATUS_OK && c->measure) s = gemm_table_measure(&r, &table);
+    if (s == STATUS_OK) s = print_plan(&r, c, c->measure ? &table : NULL);
     train_close(&r);
     mem_free(model);
     config_free(&conf);
