@@ -219,9 +219,9 @@ static void the_local_cache(void **state) {
     assert_fails(hub_find_model("org/m", "evil", &found), STATUS_MODEL, "--revision evil");
     assert_fails(hub_find_model("org/m", "../main", &found), STATUS_USAGE, "revision");
     assert_fails(hub_find_model("org/other", NULL, &found), STATUS_MODEL,
-                 "hf download org/other");
+                 "train get org/other");
     assert_fails(hub_find_dataset("rows", NULL, &found), STATUS_DATA,
-                 "hf download --repo-type dataset rows");
+                 "train get rows --dataset");
     assert_fails(hub_find_model("org/..", NULL, &found), STATUS_MODEL, "no such folder");
     assert_fails(hub_find_model("/no/where", NULL, &found), STATUS_MODEL, "no such folder");
     assert_fails(hub_find_dataset("data/rows.jsonl", NULL, &found), STATUS_DATA,

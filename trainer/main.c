@@ -17,7 +17,8 @@ static status (*const verbs[VERB_COUNT])(const command *) = {
     [VERB_CHECK] = verb_check,       [VERB_EVAL] = verb_eval,
     [VERB_GENERATE] = verb_generate, [VERB_EXPORT] = verb_export,
     [VERB_QUANTIZE] = verb_quantize, [VERB_INSPECT] = verb_inspect,
-    [VERB_TOKENIZE] = verb_tokenize, [VERB_BENCH] = verb_bench,
+    [VERB_TOKENIZE] = verb_tokenize, [VERB_GET] = verb_get,
+    [VERB_BENCH] = verb_bench,
 };
 
 static status answer(const command *c) {

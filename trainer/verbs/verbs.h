@@ -16,6 +16,7 @@ status verb_export(const command *c);
 status verb_quantize(const command *c);
 status verb_inspect(const command *c);
 status verb_tokenize(const command *c);
+status verb_get(const command *c);
 status verb_bench(const command *c);
 
 /* The configuration of the command line, with datasets' paths resolved (hub names become
