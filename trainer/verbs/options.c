@@ -70,6 +70,9 @@ const option options_table[] = {
      "Rows to evaluate on; bench: text to tokenize with --model's tokenizer."},
     {"synthetic", NULL, OPTION_FLAG, AT(synthetic), ON(PLAN) | ON(BENCH), 0, 0,
      "Random weights and rows of the shape of base_model: nothing to download."},
+    {"measure", NULL, OPTION_FLAG, AT(measure), ON(PLAN), 0, 0,
+     "Time the card's algorithms for this run's matrix products and keep the best in "
+     "output_dir/gemm_table.json."},
     {"quick", NULL, OPTION_FLAG, AT(quick), ON(BENCH), 0, 0,
      "Tiny sizes: shows that it works, measures nothing of use."},
     {"logprobs", "FILE", OPTION_TEXT, AT(logprobs), ON(EVAL), 0, 0,

@@ -85,6 +85,7 @@ typedef struct command {
     command_words include;   /* get: patterns of the files to fetch */
     bool list;               /* get: say what there is, fetch nothing */
     bool quick;              /* bench: tiny sizes */
+    bool measure;            /* plan: products on the card, into a table */
     bool synthetic;          /* plan, bench: a random base of base_model's shape */
 } command;
 
