@@ -1,5 +1,5 @@
 """A hub for tests: the part of its HTTP API that `train get` uses, on this machine, and what goes
-wrong with it in the world. Standard library only; tests/run/get.py and tests/interop/hub.py use it.
+wrong with it in the world. Standard library only; tests/run/get.py and tests/interop/hub_cache.py use it.
 
 A Hub serves repositories (a dictionary of path -> bytes each). Large files are served by a second
 port, the CDN, behind a redirect, as the real hub does. Misbehaviour is a list of faults: each is
