@@ -40,7 +40,8 @@ class Get(nibble.Case):
 
     def environment(self, **more):
         return dict({"HF_ENDPOINT": self.hub.url, "HF_HUB_CACHE": self.cache, "NIBBLE_RETRY_MS": "5",
-                     "HF_HOME": self.path("home")}, **more)
+                     "HF_HOME": self.path("home"), "no_proxy": "*", "CURL_CA_BUNDLE": "", "REQUESTS_CA_BUNDLE": "",
+                     "SSL_CERT_FILE": ""}, **more)
 
     def get(self, *arguments, code=nibble.OK, limit=None, **more):
         r = nibble.run(self.dir, "get", *arguments, env=self.environment(**more), limit=limit)
@@ -131,10 +132,12 @@ class Get(nibble.Case):
                              ({}, ("no files",))):
             self.hub.repositories["org/m"].files = files
             self.refused(nibble.MODEL, *words)
-        sharded = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+        sharded = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+                   "model.safetensors.index.json"]
         self.hub.repositories["org/m"] = hub.Repository(
             {p: p.encode() for p in sharded + ["consolidated.safetensors", "tokenizer.model", "config.json",
-                                               "pytorch_model.bin.index.json", "original/params.json"]}, commit="a" * 40)
+                                               "pytorch_model.bin.index.json", "original/params.json"]},
+            commit="a" * 40)
         r = self.get("org/m")
         self.assertIn("consolidated.safetensors", r.err)
         self.assertEqual(sorted(os.listdir(self.folder() + "/snapshots/" + "a" * 40)),
@@ -251,6 +254,26 @@ class Get(nibble.Case):
                 self.fault("hub:/api", hub.redirect(target), None)
                 self.refused(nibble.IO, word)
 
+    @unittest.skipUnless(shutil.which("openssl"), "no openssl to make a certificate")
+    def test_certificates(self):
+        """Who shows no certificate that can be checked is not asked, and https does not lead to http."""
+        pem = self.path("pem")
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                        "-nodes", "-subj", "/CN=hub", "-addext", "subjectAltName=IP:127.0.0.1",
+                        "-keyout", pem + ".key", "-out", pem], check=True, stderr=subprocess.DEVNULL)
+        both = self.path("both")
+        nibble.write(both, nibble.read(pem) + nibble.read(pem + ".key"))
+        plain, self.hub = self.hub, hub.Hub(certificate=both, org__m=hub.Repository(dict(MODEL)))
+        self.addCleanup(self.hub.close)
+        self.refused(nibble.IO, "certificate", "ca-certificates", "SSL_CERT_FILE")
+        self.assertEqual(self.hub.seen, [])
+        self.get("org/m", SSL_CERT_FILE=pem)
+        self.assert_fetched()
+        self.fault("hub:/api", hub.redirect(lambda x: plain.url + x.path), None)
+        self.refused(nibble.IO, "not followed", CURL_CA_BUNDLE=pem)
+        self.assertEqual(plain.seen, [])
+        self.refused(nibble.IO, "certificate", SSL_CERT_FILE=self.path("absent"))
+
     def test_refusals(self):
         self.refused(nibble.MODEL, "org/none", "no such model", arguments=("org/none",))
         self.refused(nibble.DATA, "org/none", "no such dataset", arguments=("org/none", "--dataset"))
@@ -281,7 +304,7 @@ class Get(nibble.Case):
                             ("HF_ENDPOINT", "ftp://x"), ("HF_ENDPOINT", "http://x/?a"),
                             ("HF_HUB_DOWNLOAD_TIMEOUT", "soon"), ("HF_HUB_DOWNLOAD_TIMEOUT", "0")):
             with self.subTest(name, value=value):
-                self.refused(nibble.USAGE, name if name != "TRANSFORMERS_OFFLINE" else "HF_HUB_OFFLINE", **{name: value})
+                self.refused(nibble.USAGE, name.replace("TRANSFORMERS", "HF_HUB"), **{name: value})
         self.assertEqual(self.hub.seen, [])
 
     # ---- weather ----
@@ -289,8 +312,9 @@ class Get(nibble.Case):
     def test_weather(self):
         """Every trouble that passes is waited out, and what has come is not asked for again."""
         troubles = {
-            "cut": (hub.cut(20000), 2), "reset": (hub.hang_up, 2), "500": (hub.status(500), 2), "503": (hub.status(503), 3),
-            "408": (hub.status(408), 1), "429": (hub.status(429, Retry_After="1"), 1), "closed": (hub.closing, 2),
+            "cut": (hub.cut(20000), 2), "reset": (hub.hang_up, 2), "500": (hub.status(500), 2),
+            "503": (hub.status(503), 3), "408": (hub.status(408), 1), "closed": (hub.closing, 2),
+            "429": (hub.status(429, Retry_After="1"), 1),
             "limit": (hub.status(429, RateLimit='"resolvers";r=0;t=1'), 1),
             "stall": (hub.stall(30000, 2), 1), "deaf": (hub.deaf, None), "unsized": (hub.unsized, 1)}
         files = {name + ".json": noise(50000) for name in troubles}
@@ -396,13 +420,15 @@ class Get(nibble.Case):
     def test_hostile_listings(self):
         good = self.hub.repositories["org/m"].entry("config.json")
         entries = [dict(good, path=p) for p in (
-            "../x", "/etc/x", "a/../x", "a//b", "a/./b", "./a", "a/", "", "..", "a\nb", "a\x1b[31m", "a\u009b31m", "b" * 256,
-            "a/" * 600 + "a")]
+            "../x", "/etc/x", "a/../x", "a//b", "a/./b", "./a", "a/", "", "..", "a\nb", "a\x1b[31m", "a\u009b31m",
+            "b" * 256, "a/" * 600 + "a")]
         entries += [dict(good, oid=o) for o in ("0" * 39, "../../../../x", "A" * 40, None, 7)]
         entries += [dict(good, size=s) for s in (-1, "2", 2.5, None, [])]
-        entries += [dict(good, lfs={"oid": "0" * 40, "size": 2}), dict(good, lfs={"size": 2}), {"type": "file"}, {"path": "a"}]
+        entries += [dict(good, lfs={"oid": "0" * 40, "size": 2}), dict(good, lfs={"size": 2}), {"type": "file"},
+                    {"path": "a"}]
         pages = [json.dumps([e]).encode() for e in entries]
-        pages += [json.dumps([good, good]).encode(), json.dumps([dict(good, size=2 ** 62, path=p) for p in "abc"]).encode(),
+        pages += [json.dumps([good, good]).encode(),
+                  json.dumps([dict(good, size=2 ** 62, path=p) for p in "abc"]).encode(),
                   json.dumps([dict(good, size=10 ** 19)]).encode(), b"{}", b"[1]", b"", b"[", b"[" * 100000, b"\xff",
                   b'[{"type": "file", "path": "a\\u0000b", "oid": "%s", "size": 1}]' % (b"0" * 40),
                   b"<!DOCTYPE html><html><body>Sign in to the airport", b" " * (33 << 20)]

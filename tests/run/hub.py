@@ -10,6 +10,7 @@ import json
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -312,8 +313,8 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
 
 class Hub:
-    def __init__(self, **repositories):
-        """Names with __ for /."""
+    def __init__(self, certificate=None, **repositories):
+        """Names with __ for /. With a certificate (a file that holds its key too) it speaks TLS."""
         self.repositories = {name.replace("__", "/"): r for name, r in repositories.items()}
         self.faults, self.seen, self.ranges = [], [], []
         self.large, self.tokens, self.page = {}, set(), 1000
@@ -321,8 +322,13 @@ class Hub:
         self.servers = [Server(("127.0.0.1", 0), Exchange) for _ in range(2)]
         for server, name in zip(self.servers, ("hub", "cdn")):
             server.hub, server.name = self, name
+            if certificate:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(certificate)
+                server.socket = context.wrap_socket(server.socket, server_side=True)
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url, self.cdn_url = ("http://127.0.0.1:%d" % s.server_port for s in self.servers)
+        scheme = "https" if certificate else "http"
+        self.url, self.cdn_url = ("%s://127.0.0.1:%d" % (scheme, s.server_port) for s in self.servers)
 
     def close(self):
         for server in self.servers:

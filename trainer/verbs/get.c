@@ -53,6 +53,15 @@ static bool stop(void *context) {
 
 /* ---- the progress line ---- */
 
+/* 3:05, 1:03:05 */
+static void left_text(double seconds, char text[32]) {
+    long s = seconds < 1e6 ? (long)seconds : 1000000;
+    if (s >= 3600)
+        snprintf(text, 32, ", left %ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(text, 32, ", left %ld:%02ld", s / 60, s % 60);
+}
+
 /* Bytes a second of the last seconds: each second weighs half of the one after it. */
 static void measure_speed(errand *e, int64_t received) {
     double t = now(), passed = t - e->marked;
@@ -65,11 +74,10 @@ static void measure_speed(errand *e, int64_t received) {
 
 static void show(void *context, int64_t there, int64_t received) {
     errand *e = context;
-    char done[SIZE_TEXT], all[SIZE_TEXT], speed[SIZE_TEXT], left[48] = "";
+    char done[SIZE_TEXT], all[SIZE_TEXT], speed[SIZE_TEXT], left[32] = "";
     measure_speed(e, received);
     e->there = there;
-    if (e->speed > 0)
-        snprintf(left, sizeof left, ", %.0f s left", (double)(e->f.bytes - there) / e->speed);
+    if (e->speed > 0) left_text((double)(e->f.bytes - there) / e->speed, left);
     size_text(there, done);
     size_text(e->f.bytes, all);
     size_text((int64_t)e->speed, speed);
@@ -198,8 +206,9 @@ static status run(errand *e) {
     if (e->c->list) return print_summary(e);
     announce(e);
     e->shown = e->marked = now();
-    TRY(fetch_run(&e->f, show, e));
-    return print_summary(e);
+    s = fetch_run(&e->f, show, e);
+    log_progress("%s", ""); /* what follows stands in a line of its own */
+    return s == STATUS_OK ? print_summary(e) : s;
 }
 
 static status get(const command *c, const http_settings *settings,
