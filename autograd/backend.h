@@ -91,6 +91,7 @@ struct backend {
     int threads;
     bool host_visible; /* the CPU may read and write device memory */
     int64_t memory;    /* bytes of device memory that arenas may take; 0: it is the host's */
+    int64_t context;   /* bytes of it that they may not: context, kernels, libraries */
     bool timed;        /* every operation is waited for, so that its seconds are its own */
     bool pattern;      /* arenas are filled with a pattern, to observe the high-water mark */
 };

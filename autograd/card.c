@@ -104,8 +104,10 @@ status backend_card_open(backend **out, const card *c) {
         b->table.forward[op] = card_operation;
         if (operation_get((operation)op)->has_backward) b->table.backward[op] = card_operation;
     }
-    b->base =
-        (backend){.table = &b->table, .threads = 1, .memory = (c->memory - CONTEXT) << 20};
+    b->base = (backend){.table = &b->table,
+                        .threads = 1,
+                        .memory = (c->memory - CONTEXT) << 20,
+                        .context = (int64_t)CONTEXT << 20};
     *out = &b->base;
     return STATUS_OK;
 }

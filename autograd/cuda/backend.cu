@@ -275,6 +275,7 @@ static status measure_memory(backend *b) {
     size_t left = 0, all = 0;
     CUDA_TRY(b, cudaMemGetInfo(&left, &all));
     b->memory = max_i64((int64_t)left - RESERVE, 1);
+    b->context = (int64_t)all - b->memory;
     return STATUS_OK;
 }
 

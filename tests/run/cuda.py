@@ -158,6 +158,18 @@ class Emulated(nibble.Case):
         got = self.train("out", ON_CARD, "--resume")
         self.assertTrue(got[1] == want[1], "resumed after a fault")
 
+    def test_context_is_planned(self):
+        """What driver and libraries take of the card is a class of the plan, and no arena's."""
+        self.prepare()
+        for memory in (1 << 30, 2 << 30):
+            r = nibble.run(self.dir, "plan", "--config", "config.yaml", "--format", "json", *ON_CARD,
+                           env={"EMULATOR_MEMORY": str(memory)})
+            p = json.loads(r.out)
+            self.assertGreaterEqual(p["context_bytes"], 192 << 20)
+            self.assertLess(p["device_bytes"] + p["context_bytes"], memory)
+        r = nibble.run(self.dir, "plan", "--config", "config.yaml", "--device", "rtx-4090")
+        self.assertRegex(r.out, r"\n  context +900.0 MiB +0.0 KiB +0.0 KiB\n")
+
     def test_no_card(self):
         self.prepare()
         for env, words in (({"EMULATOR_DEVICES": "0"}, "no NVIDIA card"),

@@ -3,6 +3,7 @@
 #include "autograd/card.h"
 #include "common/alloc.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,6 +74,7 @@ json_t *plan_json(const session *s, int accumulation) {
     json_put(&o, "classes", classes);
     json_put(&o, "device_bytes", json_integer(p->device_bytes));
     json_put(&o, "host_bytes", json_integer(p->host_bytes));
+    json_put(&o, "context_bytes", json_integer(s->b->context));
     json_put(&o, "outside_bytes", json_integer(session_outside(0)));
     json_put(&o, "compute", json_string(dtype_name(s->compute)));
     json_put(&o, "activations", json_string(activation_names[p->policy.activations]));
@@ -104,69 +106,75 @@ json_t *plan_json(const session *s, int accumulation) {
     return o;
 }
 
-static bool add(char **text, const char *line) {
-    char *longer = mem_printf("%s%s\n", *text, line);
+/* ---- as text ---- */
+
+/* Appends a line; *text becomes NULL, and stays it, when memory ends. */
+__attribute__((format(printf, 2, 3))) static void add(char **text, const char *format, ...) {
+    char line[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    char *longer = *text ? mem_printf("%s%s\n", *text, line) : NULL;
     mem_free(*text);
     *text = longer;
-    return longer != NULL;
+}
+
+/* A row of the table of classes; what is 0 in all columns has none. */
+static void add_class(char **text, const char *name, int64_t device, int64_t host,
+                      int64_t disk) {
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT];
+    if (device || host || disk)
+        add(text, "  %-11s %12s %12s %12s", name, bytes_text(device, a), bytes_text(host, b),
+            bytes_text(disk, c));
+}
+
+static void add_classes(char **text, const session *s) {
+    const plan *p = s->plan;
+    int64_t outside = session_outside(0);
+    char a[BYTES_TEXT], b[BYTES_TEXT];
+    add(text, "  %-11s %12s %12s %12s", "class", "device", "host", "disk");
+    for (int c = 0; c < MEM_CLASS_COUNT; c++)
+        add_class(text, mem_class_name((mem_class)c), p->class_device[c], p->class_host[c],
+                  p->class_disk[c]);
+    add(text, "  %-11s %12s %12s %12s  (classes at their own peaks)", "arenas",
+        bytes_text(p->device_bytes, a), bytes_text(p->host_bytes, b), "");
+    add_class(text, "context", s->b->context, 0, 0);
+    add_class(text, "outside", s->b->memory ? 0 : outside, s->b->memory ? outside : 0, 0);
+}
+
+static void add_traffic(char **text, const session *s) {
+    const program_plan *t = planned(s, PROGRAM_TRAIN), *u = planned(s, PROGRAM_UPDATE);
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT];
+    if (t && t->moved_in + t->moved_out + t->disk_read)
+        add(text, "  traffic of a micro-step: %s in, %s out, %s from disk",
+            bytes_text(t->moved_in, a), bytes_text(t->moved_out, b),
+            bytes_text(t->disk_read, c));
+    if (u && u->pages_in + u->pages_out)
+        add(text, "  traffic of the optimizer's sweep: %s in, %s out",
+            bytes_text(u->pages_in, a), bytes_text(u->pages_out, b));
 }
 
 char *plan_text(const session *s, int accumulation) {
     const plan *p = s->plan;
     plan_cost step = plan_step_cost(s, accumulation);
     const card *card = s->request.device.card;
-    char *text = mem_strdup(""), line[256], a[BYTES_TEXT], b[BYTES_TEXT], d[BYTES_TEXT];
-    snprintf(line, sizeof line,
-             "plan: %s, activations %s%s, base %s, optimizer %s, %lld tokens a micro-step, %d "
-             "a step",
-             dtype_name(s->compute), activation_names[p->policy.activations],
-             p->kept_layers > 0 ? " (the last layers keep)" : "", base_names[p->policy.base],
-             p->policy.page_optimizer ? "paged" : "resident", (long long)s->capacity,
-             accumulation);
-    bool ok = text && add(&text, line);
-    snprintf(line, sizeof line, "  %-11s %12s %12s %12s", "class", "device", "host", "disk");
-    ok = ok && add(&text, line);
-    for (int c = 0; c < MEM_CLASS_COUNT && ok; c++) {
-        if (!p->class_device[c] && !p->class_host[c] && !p->class_disk[c]) continue;
-        snprintf(line, sizeof line, "  %-11s %12s %12s %12s", mem_class_name((mem_class)c),
-                 bytes_text(p->class_device[c], a), bytes_text(p->class_host[c], b),
-                 bytes_text(p->class_disk[c], d));
-        ok = add(&text, line);
-    }
-    snprintf(line, sizeof line, "  %-11s %12s %12s %12s  (classes at their own peaks)",
-             "arenas", bytes_text(p->device_bytes, a), bytes_text(p->host_bytes, b), "");
-    ok = ok && add(&text, line);
-    snprintf(line, sizeof line, "  %-11s %12s", "outside", bytes_text(session_outside(0), a));
-    ok = ok && add(&text, line);
-    if (s->d->trainable_count) {
-        snprintf(line, sizeof line,
-                 "  on disk: %s a checkpoint, at most %lld kept; %s the result",
-                 bytes_text(plan_checkpoint_bytes(s), a), (long long)s->c->save_total_limit,
-                 bytes_text(plan_result_bytes(s), b));
-        ok = ok && add(&text, line);
-    }
-    snprintf(line, sizeof line,
-             "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s %s%s)",
-             step.flops / 1e9, step.seconds, s->rates.gemm_flops / 1e9,
-             s->rates.copy_bytes / 1e9, card ? "expected of the " : "measured",
-             card ? card->name : "");
-    ok = ok && add(&text, line);
-    const program_plan *t = planned(s, PROGRAM_TRAIN), *u = planned(s, PROGRAM_UPDATE);
-    if (ok && t && t->moved_in + t->moved_out + t->disk_read) {
-        snprintf(line, sizeof line, "  traffic of a micro-step: %s in, %s out, %s from disk",
-                 bytes_text(t->moved_in, a), bytes_text(t->moved_out, b),
-                 bytes_text(t->disk_read, d));
-        ok = add(&text, line);
-    }
-    if (ok && u && u->pages_in + u->pages_out) {
-        snprintf(line, sizeof line, "  traffic of the optimizer's sweep: %s in, %s out",
-                 bytes_text(u->pages_in, a), bytes_text(u->pages_out, b));
-        ok = add(&text, line);
-    }
-    if (!ok) {
-        mem_free(text);
-        return NULL;
-    }
-    text[strlen(text) - 1] = 0;
+    char *text = mem_strdup(""), a[BYTES_TEXT], b[BYTES_TEXT];
+    add(&text,
+        "plan: %s, activations %s%s, base %s, optimizer %s, %lld tokens a micro-step, %d a "
+        "step",
+        dtype_name(s->compute), activation_names[p->policy.activations],
+        p->kept_layers > 0 ? " (the last layers keep)" : "", base_names[p->policy.base],
+        p->policy.page_optimizer ? "paged" : "resident", (long long)s->capacity, accumulation);
+    add_classes(&text, s);
+    if (s->d->trainable_count)
+        add(&text, "  on disk: %s a checkpoint, at most %lld kept; %s the result",
+            bytes_text(plan_checkpoint_bytes(s), a), (long long)s->c->save_total_limit,
+            bytes_text(plan_result_bytes(s), b));
+    add(&text, "  a step: %.1f GFLOP, %.2f s predicted (%.0f GFLOP/s, %.1f GB/s %s%s)",
+        step.flops / 1e9, step.seconds, s->rates.gemm_flops / 1e9, s->rates.copy_bytes / 1e9,
+        card ? "expected of the " : "measured", card ? card->name : "");
+    add_traffic(&text, s);
+    if (text) text[strlen(text) - 1] = 0;
     return text;
 }
