@@ -3,6 +3,7 @@
 #include "common/alloc.h"
 #include "common/checked.h"
 #include "common/file.h"
+#include "data/parquet/parquet.h"
 #include "data/record_kinds.h"
 #include "data/unicode.h"
 
@@ -36,9 +37,7 @@ static const struct {
     {"\x04\x22\x4d\x18", "is packed by lz4: run unlz4 on it first"},
     {"\x1f\x8b", "is packed twice: run gunzip on it first"},
     {"\x28\xb5\x2f\xfd", "is packed twice: run unzstd on it first"},
-    {"PAR1", "is a Parquet file, which is not read yet: convert it, for example with python3 -c "
-             "\"import pandas; pandas.read_parquet('IN.parquet').to_json('OUT.jsonl', "
-             "orient='records', lines=True, force_ascii=False)\""},
+    {"PAR1", "is a Parquet file inside of another packing: unpack it first"},
     {"ARROW1", "is an Arrow file: convert it to Parquet or JSON lines first"},
     {"\xff\xff\xff\xff", "is an Arrow stream: convert it to Parquet or JSON lines first"},
     {"\xff\xfe", "is UTF-16: convert it with iconv -f UTF-16 -t UTF-8"},
@@ -77,7 +76,8 @@ static record_format format_of(const char *path, size_t n) {
     } endings[] = {{".txt", RECORD_LINES},
                    {".text", RECORD_LINES},
                    {".csv", RECORD_CSV},
-                   {".tsv", RECORD_CSV}};
+                   {".tsv", RECORD_CSV},
+                   {".parquet", RECORD_PARQUET}};
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
         if (ends_with(path, n, endings[i].ending)) return endings[i].format;
     return RECORD_JSON;
@@ -101,12 +101,32 @@ static status open_text(record_reader **out, file *f, record_format format) {
     text_window w;
     TRY(text_window_open(&w, f));
     status s = begin_text(&w);
+    if (s == STATUS_OK && format == RECORD_PARQUET)
+        s = status_fail(STATUS_DATA, "%s: is no Parquet file, though it is called one",
+                        byte_stream_path(w.stream));
     if (s != STATUS_OK) {
         text_window_close(&w);
         return s;
     }
     return format == RECORD_CSV ? record_csv_open(out, &w, separator)
                                 : record_text_open(out, &w, format);
+}
+
+/* Whether it begins as a Parquet file. */
+static status sniff(const file *f, bool *parquet) {
+    char head[4] = "";
+    TRY(file_read_at(f, head, (size_t)min_i64(f->size, sizeof head), 0));
+    *parquet = !memcmp(head, "PAR1", 4) || !memcmp(head, "PARE", 4);
+    return STATUS_OK;
+}
+
+static status open_file(record_reader **out, file *f, record_format format) {
+    bool parquet;
+    status s = sniff(f, &parquet);
+    if (s == STATUS_OK)
+        return parquet ? record_parquet_open(out, f) : open_text(out, f, format);
+    file_close(f);
+    return s;
 }
 
 static status missing(status s) {
@@ -117,7 +137,7 @@ status records_open(record_reader **out, const char *path, record_format format)
     *out = NULL;
     file f;
     TRY(missing(file_open(&f, path)));
-    return missing(open_text(out, &f, format));
+    return missing(open_file(out, &f, format));
 }
 
 void records_close(record_reader *r) {

@@ -131,7 +131,9 @@ static void row11_endless_line(void **state) {
 }
 
 static void row11_no_text_files(void **state) {
-    expect_failure("a.parquet", "PAR1....", "to_json");
+    expect_failure("a.parquet", "PAR1....", "is cut off");
+    expect_failure("a.parquet", "{}", "is no Parquet file");
+    expect_failure("a.parquet", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull");
     expect_failure("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
                    "git lfs pull");
     expect_failure("a.jsonl.bz2", "BZh9", "bunzip2");

@@ -19,8 +19,8 @@ import time
 import traceback
 
 PACKAGES = ["torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers",
-            "huggingface_hub", "safetensors", "h5py", "tensorboard", "numpy"]
-MODULES = ["formats", "exchange", "training", "tokenizers_random", "hub_cache"]  # each has a TABLE of (name, function)
+            "huggingface_hub", "safetensors", "h5py", "tensorboard", "numpy", "pyarrow", "pandas"]
+MODULES = ["formats", "files", "exchange", "training", "tokenizers_random", "hub_cache"]  # each has a TABLE of (name, function)
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 INSIDE = "NIBBLE_INTEROP_INSIDE"  # set where this is the virtual environment's own python
@@ -75,8 +75,9 @@ def enter(script=__file__):
     build = os.environ.get("NIBBLE_BUILD", os.path.join(ROOT, "build"))
     os.environ.setdefault("NIBBLE_TRAIN", os.path.join(build, "train"))
     os.environ.setdefault("NIBBLE_FORMATS", os.path.join(build, "tests", "interop_formats"))
+    os.environ.setdefault("NIBBLE_ROWS", os.path.join(build, "tests", "interop_rows"))
     os.environ.setdefault("NIBBLE_FIXTURES", os.path.join(ROOT, "..", "shared", "fixtures"))
-    for program in (os.environ["NIBBLE_TRAIN"], os.environ["NIBBLE_FORMATS"]):
+    for program in (os.environ[name] for name in ("NIBBLE_TRAIN", "NIBBLE_FORMATS", "NIBBLE_ROWS")):
         if not os.path.exists(program):
             fail("%s is not built: use ./run interop" % program)
     named = os.environ.get("NIBBLE_VENV")

@@ -95,7 +95,7 @@ class Stranger(nibble.Case):
         self.wrong("a folder without tokenizer", *check, "base_model=notokens", code=nibble.MODEL)
         self.wrong("a model that was never downloaded", *check, "base_model=org/name",
                    code=nibble.MODEL, env={"HF_HUB_CACHE": self.path("cache")})
-        self.wrong("a Parquet file", *check, "datasets.0.path=d.parquet", code=nibble.DATA)
+        self.wrong("a damaged Parquet file", *check, "datasets.0.path=d.parquet", code=nibble.DATA)
         self.wrong("a mistyped data file", *check, "datasets.0.path=chat.jsonl", code=nibble.DATA)
         self.wrong("a sequence longer than the model's", *check, "sequence_len=4096", code=nibble.OK)
         self.wrong("a sequence too long for the memory", "plan", "--config", "my.yaml",
