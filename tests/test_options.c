@@ -69,6 +69,18 @@ static void other_verbs(void **state) {
     assert_string_equal(c.logprobs, "l.jsonl");
     assert_int_equal(c.override_count, 1);
     options_free(&c);
+    assert_ok(PARSE(&c, "get", "org/name", "--include", "*.json", "--include=a,b", "--revision",
+                    "v1", "--dataset", "--list"));
+    assert_string_equal(c.path, "org/name");
+    assert_string_equal(c.revision, "v1");
+    assert_int_equal(c.include.count, 2);
+    assert_string_equal(c.include.items[1], "a,b");
+    assert_true(c.dataset && c.list);
+    options_free(&c);
+    assert_ok(PARSE(&c, "get", "a.yaml", "seed=3"));
+    assert_string_equal(c.config_path, "a.yaml");
+    assert_int_equal(c.override_count, 1);
+    options_free(&c);
     assert_ok(PARSE(&c, "generate", "--model", "m", "--prompt", "-5 + 3 =", "--temperature",
                     "0.7", "--top-k", "40", "--top-p=0.9", "--seed", "7", "--max-new-tokens",
                     "12"));
@@ -136,6 +148,10 @@ static void mistakes(void **state) {
     REFUSED("inspect needs a path", "inspect");
     REFUSED("--program needs --config", "inspect", "folder", "--program");
     REFUSED("tokenize needs --model", "tokenize");
+    REFUSED("get needs ORG/NAME", "get");
+    REFUSED("get needs ORG/NAME", "get", "org/m", "--config", "a.yaml");
+    REFUSED("one word too many", "get", "org/m", "org/n");
+    REFUSED("no --dataset", "get", "a.yaml", "--include", "*");
     REFUSED("one or the other", "eval", "--model", "m", "--config", "a.yaml");
     REFUSED("must be bash", "--completion", "fish");
 }

@@ -586,8 +586,10 @@ class Get(nibble.Case):
         base = nibble.make_model(self.path("base"), num_hidden_layers=1)
         rows = nibble.make_rows(self.path("rows.jsonl"), 8)
         self.hub.repositories["org/m"].files = {f: nibble.read(os.path.join(base, f)) for f in os.listdir(base)}
-        self.hub.repositories["org/d"] = hub.Repository({"train.jsonl": nibble.read(rows)}, kind="dataset")
+        self.hub.repositories["org/d"] = hub.Repository(
+            {"train.jsonl": nibble.read(rows), "other/huge.jsonl": noise(9000)}, kind="dataset")
         keys = nibble.config(base="org/m", rows="org/d", max_steps=1)
+        keys["datasets"][0]["data_files"] = ["train.jsonl"]
         nibble.write_config(self.path("config.yaml"), keys)
 
         def check():
@@ -602,8 +604,9 @@ class Get(nibble.Case):
         self.get("org/d", "--dataset")
         self.assertEqual(check().code, nibble.OK)
         shutil.rmtree(self.cache)
-        self.get("--config", "config.yaml", "--quiet")
+        self.assertEqual(self.get("--config", "config.yaml", "--quiet").err, "")
         self.assertEqual(check().code, nibble.OK)
+        self.assertEqual(list(self.snapshot("org/d", "dataset")), ["train.jsonl"])
 
 
 if __name__ == "__main__":

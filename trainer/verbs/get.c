@@ -235,11 +235,12 @@ static status get(const command *c, const http_settings *settings,
 
 static status get_datasets(const command *c, const http_settings *settings,
                            const dataset_list *list) {
-    const hub_patterns all = {0};
-    for (size_t i = 0; i < list->count; i++)
-        if (hub_names_repository(HUB_DATASET, list->items[i].path))
-            TRY(get(c, settings, &all, HUB_DATASET, list->items[i].path,
-                    list->items[i].revision));
+    for (size_t i = 0; i < list->count; i++) {
+        const dataset_config *d = &list->items[i];
+        hub_patterns files = {(const char *const *)d->data_files.items, d->data_files.count};
+        if (hub_names_repository(HUB_DATASET, d->path))
+            TRY(get(c, settings, &files, HUB_DATASET, d->path, d->revision));
+    }
     return STATUS_OK;
 }
 
