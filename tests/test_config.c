@@ -5,7 +5,7 @@
 #include "config_words.h"
 #include "trainer/verbs/print.h"
 #include "trainer/verbs/schema.h"
-#include "trainer/verbs/yaml.h"
+#include "data/yaml.h"
 
 #include <sys/resource.h>
 #include <time.h>

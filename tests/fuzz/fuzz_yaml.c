@@ -2,7 +2,7 @@
  * is resolved, and the resolved text means the same configuration. */
 #include "fuzz.h"
 #include "trainer/verbs/load.h"
-#include "trainer/verbs/yaml.h"
+#include "data/yaml.h"
 
 static void read_back(const config *c) {
     config again;

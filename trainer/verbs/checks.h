@@ -3,7 +3,7 @@
 #define NIBBLE_TRAINER_VERBS_CHECKS_H
 
 #include "trainer/run/config.h"
-#include "trainer/verbs/yaml.h"
+#include "data/yaml.h"
 
 /* Refuses combinations that make no sense or would not do what they say, and folds older and
  * double spellings into the one that the run reads (see the promises in config.h). `root` is

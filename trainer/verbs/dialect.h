@@ -7,7 +7,7 @@
 #ifndef NIBBLE_TRAINER_VERBS_DIALECT_H
 #define NIBBLE_TRAINER_VERBS_DIALECT_H
 
-#include "trainer/verbs/yaml.h"
+#include "data/yaml.h"
 
 #include <stdbool.h>
 

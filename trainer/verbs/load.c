@@ -10,7 +10,7 @@
 #include "trainer/verbs/schema.h"
 #include "trainer/verbs/text.h"
 #include "trainer/verbs/values.h"
-#include "trainer/verbs/yaml.h"
+#include "data/yaml.h"
 
 #include <stdio.h>
 #include <string.h>

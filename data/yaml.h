@@ -1,4 +1,5 @@
-/* yaml.h: a configuration file as a tree of maps, lists and scalars, not yet typed.
+/* yaml.h: a configuration file, or the head of a dataset's card, as a tree of maps, lists and
+ * scalars, not yet typed.
  *
  * The subset that a configuration needs, and nothing that lets a small file mean a large one:
  * anchors, aliases, tags, merge keys, several documents, duplicate keys, keys that are not
@@ -6,8 +7,8 @@
  * TREE_FILE bytes are refused with file:line:column, within milliseconds. Whether `no` is text
  * or false, and 1e-4 text or a number, is decided by who reads the scalar (values.h), not
  * here. */
-#ifndef NIBBLE_TRAINER_VERBS_YAML_H
-#define NIBBLE_TRAINER_VERBS_YAML_H
+#ifndef NIBBLE_DATA_YAML_H
+#define NIBBLE_DATA_YAML_H
 
 #include "common/status.h"
 

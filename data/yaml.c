@@ -1,6 +1,6 @@
 /* yaml.c: libyaml's events into a bounded tree, and command-line overrides into the same tree.
  */
-#include "trainer/verbs/yaml.h"
+#include "data/yaml.h"
 
 #include "common/alloc.h"
 #include "common/file.h"
