@@ -220,6 +220,7 @@ static status run_crew(crew *c, void (*show)(void *, int64_t, int64_t), void *co
     while (still_running(c))
         show(context, atomic_load(&c->counts.there), atomic_load(&c->counts.received));
     for (int i = 0; i < count; i++) pthread_join(threads[i], NULL);
+    c->f->there = atomic_load(&c->counts.there);
     c->f->received = atomic_load(&c->counts.received);
     if (c->count && !count) return status_fail(STATUS_IO, "no thread can be started");
     return c->failed == STATUS_OK ? STATUS_OK : status_set(c->failed, c->message);

@@ -19,7 +19,8 @@ typedef struct fetch {
     const bool *chosen;
     int64_t files, bytes;                 /* chosen */
     int64_t missing_files, missing_bytes; /* of them not in the cache when this began */
-    int64_t received;                     /* bytes that came over the network */
+    int64_t there,
+        received; /* in the cache at the end, incomplete ones too; over the network */
 } fetch;
 
 /* Sets files, bytes and what is missing, by looking at the cache. */

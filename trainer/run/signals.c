@@ -2,14 +2,15 @@
 #include "trainer/run/signals.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t count, which;
+static atomic_int count, which; /* any thread may be the one that is interrupted */
 
 static void handler(int number) {
-    which = number;
-    if (++count > 1) _exit(STATUS_INTERRUPTED);
+    atomic_store(&which, number);
+    if (atomic_fetch_add(&count, 1) > 0) _exit(STATUS_INTERRUPTED);
 }
 
 void signals_watch(void) {

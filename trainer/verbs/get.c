@@ -26,8 +26,7 @@ typedef struct errand {
     hub_listing listing;
     bool *chosen;
     fetch f;
-    int64_t there;                      /* the rest is for the progress line */
-    double began, shown, marked, speed; /* seconds, bytes a second */
+    double began, shown, marked, speed; /* for the progress line: seconds, bytes a second */
     int64_t at_mark;
 } errand;
 
@@ -76,7 +75,6 @@ static void show(void *context, int64_t there, int64_t received) {
     errand *e = context;
     char done[SIZE_TEXT], all[SIZE_TEXT], speed[SIZE_TEXT], left[32] = "";
     measure_speed(e, received);
-    e->there = there;
     if (e->speed > 0) left_text((double)(e->f.bytes - there) / e->speed, left);
     size_text(there, done);
     size_text(e->f.bytes, all);
@@ -185,7 +183,7 @@ static status interrupted(const errand *e) {
     return status_fail(
         STATUS_INTERRUPTED,
         "interrupted by %s: %s of %s are in the cache; the same command goes on",
-        signals_name(), size_text(e->there, there), size_text(e->f.bytes, all));
+        signals_name(), size_text(e->f.there, there), size_text(e->f.bytes, all));
 }
 
 static status run(errand *e) {
