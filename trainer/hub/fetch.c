@@ -29,6 +29,7 @@ typedef struct crew {
     size_t count;
     pthread_mutex_t mutex; /* of `taken` and of what follows */
     size_t waiting;        /* jobs that nobody has taken */
+    size_t first;          /* no job before it waits */
     pthread_cond_t ended;  /* a thread has */
     int running;           /* threads */
     status failed;         /* the first failure, with its message */
@@ -73,10 +74,9 @@ static int by_size(const void *a, const void *b) {
 static status list_jobs(crew *c) {
     const fetch *f = c->f;
     size_t n = 0;
-    c->jobs =
-        mem_alloc_array((size_t)f->missing_files + 1, sizeof *c->jobs, "a list of files");
+    c->jobs = mem_alloc_array((size_t)f->files + 1, sizeof *c->jobs, "a list of files");
     if (!c->jobs) return STATUS_MEMORY;
-    for (size_t i = 0; i < f->listing->count && n < (size_t)f->missing_files; i++)
+    for (size_t i = 0; i < f->listing->count; i++)
         if (f->chosen[i] && !is_here(f, &f->listing->files[i]))
             c->jobs[n++].file = &f->listing->files[i];
     qsort(c->jobs, n, sizeof *c->jobs, by_id);
@@ -117,25 +117,40 @@ static bool stopped(void *context) {
     return failed || (outer->stop && outer->stop(outer->stop_context));
 }
 
+/* Takes the first waiting job from *i on; false where there is none. */
+static bool take_next(crew *c, size_t *i) {
+    pthread_mutex_lock(&c->mutex);
+    while (c->first < c->count && c->jobs[c->first].taken) c->first++;
+    if (*i < c->first) *i = c->first;
+    while (*i < c->count && c->jobs[*i].taken) ++*i;
+    bool any = *i < c->count;
+    if (any) {
+        c->jobs[*i].taken = true;
+        c->waiting--;
+    }
+    pthread_mutex_unlock(&c->mutex);
+    return any;
+}
+
+static void put_back(crew *c, size_t i) {
+    pthread_mutex_lock(&c->mutex);
+    c->jobs[i].taken = false;
+    c->waiting++;
+    if (i < c->first) c->first = i;
+    pthread_mutex_unlock(&c->mutex);
+}
+
 /* Takes a job whose lock can be had. NULL in *out: none just now (another process has it), and
  * with c->waiting == 0 none any more. */
 static status take_job(crew *c, job **out, int *lock) {
     *out = NULL;
-    for (size_t i = 0; i < c->count; i++) {
-        job *j = &c->jobs[i];
-        pthread_mutex_lock(&c->mutex);
-        bool mine = !j->taken;
-        if (mine) j->taken = true, c->waiting--;
-        pthread_mutex_unlock(&c->mutex);
-        if (!mine) continue;
-        TRY(hub_lock(c->f->place, j->file->id, lock));
+    for (size_t i = 0; take_next(c, &i); i++) {
+        TRY(hub_lock(c->f->place, c->jobs[i].file->id, lock));
         if (*lock >= 0) {
-            *out = j;
+            *out = &c->jobs[i];
             return STATUS_OK;
         }
-        pthread_mutex_lock(&c->mutex);
-        j->taken = false, c->waiting++;
-        pthread_mutex_unlock(&c->mutex);
+        put_back(c, i);
     }
     return STATUS_OK;
 }

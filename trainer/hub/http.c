@@ -15,7 +15,8 @@
 enum {
     ATTEMPTS = 6, /* without one more byte: 31 s of pauses */
     REDIRECTS = 8,
-    LONGEST_WAIT = 600,        /* seconds; who asks for more is told to come again */
+    LONGEST_WAIT = 600,        /* seconds; a server that asks for more is not waited for */
+    LONGEST_CONNECT = 15,      /* seconds */
     ERROR_PAGE = 256 << 10,    /* bytes of an answer that nobody reads */
     RECEIVE_BUFFER = 256 << 10 /* bytes */
 };
@@ -195,12 +196,14 @@ static int on_progress(void *context, curl_off_t all_down, curl_off_t down, curl
 
 static void set_up(http *h) {
     CURL *c = h->curl;
+    int64_t stall = h->settings->stall_seconds;
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(c, CURLOPT_USERAGENT, "nibble");
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, h->error);
     curl_easy_setopt(c, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     curl_easy_setopt(c, CURLOPT_BUFFERSIZE, (long)RECEIVE_BUFFER);
-    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)h->settings->stall_seconds);
+    curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT,
+                     (long)(stall < LONGEST_CONNECT ? stall : LONGEST_CONNECT));
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(c, CURLOPT_HEADERDATA, h);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
@@ -237,8 +240,8 @@ static CURLcode exchange(http *h, const char *url, bool ours) {
     if (e == CURLE_OK && h->failed == STATUS_OK && is_taken(h->a->code) && h->q->whole &&
         !h->q->whole(h->q->context))
         e = CURLE_PARTIAL_FILE;
-    return e == CURLE_WRITE_ERROR ? CURLE_OK
-                                  : e; /* our own doing: h->failed, or a long page */
+    /* a write error is our own doing: h->failed says why, or nobody reads on */
+    return e == CURLE_WRITE_ERROR ? CURLE_OK : e;
 }
 
 /* Where the answer sends us, checked; NULL in *next when it is no redirect. */
