@@ -32,7 +32,7 @@ static mem_class class_of(const pager *g, int32_t page) {
     return g->p->table->pages[page].class;
 }
 static bool streamed(const pager *g, int32_t page) {
-    return g->p->pages[page].tier != TIER_DEVICE;
+    return g->p->pages[page].tier != TIER_DEVICE && !g->p->pages[page].mapped;
 }
 
 status pager_open(pager **out, backend *b, const plan *p, char *device, char *host,
@@ -208,8 +208,8 @@ void pager_end(pager *g) {
 
 status pager_address(pager *g, int32_t page, char **at) {
     const page_place *place = &g->p->pages[page];
-    if (place->tier == TIER_DEVICE) {
-        *at = g->device + place->offset;
+    if (!streamed(g, page)) {
+        *at = (place->mapped ? g->host : g->device) + place->offset;
         return STATUS_OK;
     }
     mem_class c = class_of(g, page);

@@ -84,6 +84,10 @@ parameter_id parameter_find(const parameter_table *t, const char *name) {
     return PARAMETER_NONE;
 }
 
+void parameter_set_gathered(parameter_table *t, parameter_id id) {
+    t->pages[t->items[id].page].gathered = true;
+}
+
 void parameter_set_gradient(parameter_table *t, parameter_id of, parameter_id gradient) {
     t->items[of].gradient = gradient;
 }

@@ -13,7 +13,7 @@
 /* What a byte is for. The plan's table and the arena's accounting go by these. */
 typedef enum mem_class {
     MEM_BASE,       /* frozen layer weights; layers' norms and biases too */
-    MEM_EMBEDDING,  /* embedding, head, final norm: always on the device */
+    MEM_EMBEDDING,  /* embedding, head, final norm: on the device, but what is `gathered` */
     MEM_ADAPTER,    /* working copies that the operations read, compute type */
     MEM_GRADIENT,   /* f32, one contiguous range in a fixed order */
     MEM_OPTIMIZER,  /* f32 masters and moments (or 8-bit moments) */
@@ -41,9 +41,11 @@ typedef struct parameter {
 
 typedef struct page {
     mem_class class;
-    int32_t group; /* layer, or -1 */
+    int32_t group; /* layer; below 0: of none */
     int64_t bytes;
     bool written; /* by a program (optimizer states): must be written back when it leaves */
+    bool
+        gathered; /* operations only read single rows of it, which a card does from the host too */
 } page;
 
 typedef struct parameter_table {
@@ -52,7 +54,7 @@ typedef struct parameter_table {
     page *pages;
     size_t page_count, page_capacity;
     int32_t last[MEM_CLASS_COUNT]; /* the class's page of the highest group; -1: none */
-    int64_t alignment; /* of every parameter in its page, a power of two */
+    int64_t alignment;             /* of every parameter in its page, a power of two */
 } parameter_table;
 
 /* alignment: the back end's. */
@@ -64,6 +66,7 @@ status parameter_add(parameter_table *t, const char *name, tensor_format format,
                      mem_class class, int32_t group, parameter_id *out);
 /* PARAMETER_NONE when there is no such name. Linear. */
 parameter_id parameter_find(const parameter_table *t, const char *name);
+void parameter_set_gathered(parameter_table *t, parameter_id id); /* its whole page */
 /* `of` is trainable; its gradient accumulates in `gradient` (f32, same rows x cols). */
 void parameter_set_gradient(parameter_table *t, parameter_id of, parameter_id gradient);
 

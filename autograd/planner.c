@@ -19,7 +19,13 @@ static bool streams(const plan *p, mem_class c) {
     return c == MEM_OPTIMIZER && p->policy.page_optimizer;
 }
 
-static tier tier_of(const plan *p, mem_class c) {
+static bool stays_on_host(const plan *p, const page *g) {
+    return g->gathered && p->policy.base == BASE_HOST;
+}
+
+static tier tier_of(const plan *p, const page *g) {
+    mem_class c = g->class;
+    if (stays_on_host(p, g)) return TIER_HOST;
     if (!streams(p, c)) return TIER_DEVICE;
     return c == MEM_BASE && p->policy.base == BASE_DISK ? TIER_DISK : TIER_HOST;
 }
@@ -38,7 +44,8 @@ static void place_pages(plan *p) {
             const page *g = &t->pages[i];
             if (g->class != (mem_class)c) continue;
             page_place *place = &p->pages[i];
-            place->tier = tier_of(p, g->class);
+            place->tier = tier_of(p, g);
+            place->mapped = stays_on_host(p, g);
             pages++;
             if (place->tier == TIER_DEVICE) {
                 place->offset = round_up_i64(device, align);
@@ -46,7 +53,8 @@ static void place_pages(plan *p) {
                 p->class_device[c] += g->bytes;
                 continue;
             }
-            if (g->bytes > p->slot_bytes[c]) p->slot_bytes[c] = round_up_i64(g->bytes, align);
+            if (!place->mapped && g->bytes > p->slot_bytes[c])
+                p->slot_bytes[c] = round_up_i64(g->bytes, align);
             if (place->tier == TIER_DISK) {
                 place->offset = -1;
                 p->class_disk[c] += g->bytes;

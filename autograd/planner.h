@@ -29,6 +29,7 @@ typedef struct plan_policy {
 typedef struct page_place {
     tier tier;
     int64_t offset; /* in the device or the host arena; on disk: set by plan_set_disk */
+    bool mapped;    /* on the host, and operations read it there */
 } page_place;
 
 typedef struct program_plan {
@@ -48,8 +49,8 @@ typedef struct plan {
     backend *backend;
     plan_policy policy; /* resolved: no AUTO left */
     backend_rates rates;
-    int kept_layers;    /* of a recomputing plan: this many last layers keep; -1 none */
-    page_place *pages;  /* [table->page_count] */
+    int kept_layers;   /* of a recomputing plan: this many last layers keep; -1 none */
+    page_place *pages; /* [table->page_count] */
     int slots[MEM_CLASS_COUNT];           /* 0: the class is resident */
     int64_t slot_bytes[MEM_CLASS_COUNT];  /* one slot */
     int64_t slot_offset[MEM_CLASS_COUNT]; /* the first, in the device arena */

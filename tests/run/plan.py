@@ -1,5 +1,8 @@
 """The plan against what a run is observed to do: the arenas' high-water mark to the byte (they are
 filled with a pattern beforehand), and the page traffic of the whole run."""
+import json
+import os
+
 import nibble
 
 models = nibble.Cache()
@@ -69,6 +72,21 @@ class Plan(nibble.Case):
         self.assertLessEqual(s["observed_device_bytes"], s["plan"]["device_bytes"])
         # the widest program, generation, fills its caches only as far as the prompts go
         self.assertGreater(s["observed_device_bytes"], 0)
+
+    def test_embedding_stays_on_the_host(self):
+        """... with base=host, where it is not the head too; the head and a tied one do not."""
+        for tied in (False, True):
+            with self.subTest(tied=tied):
+                base = self.path("tied" if tied else "untied")
+                nibble.make_model(base, "llama", tie_word_embeddings=tied)
+                nibble.make_rows(self.path("rows.jsonl"))
+                nibble.write_config(self.path("config.yaml"), nibble.config(base, max_steps=2))
+                with open(os.path.join(base, "config.json")) as f:
+                    c = json.load(f)
+                table = 4 * c["vocab_size"] * c["hidden_size"]
+                place = self.observed(dict(base="host"))["plan"]["classes"]["embedding"]
+                self.assertEqual(place["host"], 0 if tied else table)
+                self.assertEqual(place["device"], table + 4 * c["hidden_size"])
 
     def test_plan_is_the_run(self):
         """`train plan` prints the numbers that the run then has."""

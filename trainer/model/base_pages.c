@@ -17,7 +17,7 @@ static bool is_base(const page *p) {
 
 static void item_name(const page *p, char name[32]) {
     if (p->class == MEM_EMBEDDING)
-        snprintf(name, 32, "embedding");
+        snprintf(name, 32, p->group == EMBEDDING_GROUP ? "embedding" : "head");
     else
         snprintf(name, 32, "layer.%d", p->group);
 }

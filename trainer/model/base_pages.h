@@ -1,7 +1,7 @@
 /* base_pages.h: the base as a file of pages: quantized once, read as it is afterwards.
  *
- * One item of the cache file (checkpoints/cache.h) per page of MEM_BASE ("layer.N") and for
- * MEM_EMBEDDING ("embedding"), laid out as the decoder's parameter table lays them out, so
+ * One item of the cache file (checkpoints/cache.h) per page of MEM_BASE ("layer.N") and
+ * MEM_EMBEDDING ("embedding"; "head" with the final norm, and a tied embedding), laid out as the decoder's parameter table lays them out, so
  * that the pager reads a page from the disk with one pread. The metadata holds a hash of that
  * layout, the quick hash of the model's files and the identity of all their tensors: a cache
  * of another model, another quantization or another version of the layout is refused, not

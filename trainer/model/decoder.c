@@ -183,12 +183,24 @@ static status add_head(decoder *d) {
     return add_base(d, c->vocab, c->hidden, -1, true, &d->head, "lm_head.weight");
 }
 
+/* A frozen one that is not the head as well has a page of its own: rows are gathered from it,
+ * nothing else. */
+static status add_embedding(decoder *d) {
+    static const char name[] = "model.embed_tokens.weight";
+    const model_config *c = d->config;
+    if (d->options.tied || trains_everything(d))
+        return add_base(d, c->vocab, c->hidden, -1, true, &d->embedding, name);
+    TRY(add(d, format_of(d->options.compute, c->vocab, c->hidden), MEM_EMBEDDING,
+            EMBEDDING_GROUP, &d->embedding, "%s", name));
+    parameter_set_gathered(&d->table, d->embedding);
+    return STATUS_OK;
+}
+
 static status add_all(decoder *d, const decoder_options *o) {
     const model_config *c = d->config;
     d->layers = mem_alloc_array((size_t)c->layers, sizeof *d->layers, "layers");
     if (!d->layers) return STATUS_MEMORY;
-    TRY(add_base(d, c->vocab, c->hidden, -1, true, &d->embedding,
-                 "model.embed_tokens.weight"));
+    TRY(add_embedding(d));
     for (int32_t l = 0; l < c->layers; l++) TRY(add_layer(d, l));
     TRY(add_head(d));
     TRY(add_adapters(d, o->lora));

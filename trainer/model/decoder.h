@@ -11,9 +11,11 @@
  * reference model is the block bound without adapters. Nothing here computes: the engine does.
  *
  * Where parameters live: MEM_BASE one page per layer (weights, biases, norms); MEM_EMBEDDING
- * embedding, final norm, head; MEM_ADAPTER what is trained, in the compute type (A and B; with
- * full training the layers' own weights); MEM_GRADIENT one f32 page; MEM_OPTIMIZER one page
- * per layer (f32 masters, moments); MEM_STATE rope table, loss totals, sums of squares. */
+ * embedding, final norm, head (a frozen embedding that is not the head too has a page of its
+ * own, which base=host leaves on the host); MEM_ADAPTER what is trained, in the compute type
+ * (A and B; with full training the layers' own weights); MEM_GRADIENT one f32 page;
+ * MEM_OPTIMIZER one page per layer (f32 masters, moments); MEM_STATE rope table, loss totals,
+ * sums of squares. */
 #ifndef NIBBLE_TRAINER_MODEL_DECODER_H
 #define NIBBLE_TRAINER_MODEL_DECODER_H
 
@@ -39,6 +41,9 @@ typedef struct decoder_options {
     int optimizer_bits; /* of the moments: 32, or 8 for tensors of at least 4,096 elements */
     int64_t alignment;  /* the back end's */
 } decoder_options;
+
+/* The page of a frozen embedding that is not the head as well; others of no layer are in -1. */
+enum { EMBEDDING_GROUP = -2 };
 
 /* One trained tensor with everything that belongs to it. */
 typedef struct trainable {
