@@ -362,7 +362,40 @@ class Get(nibble.Case):
         self.assertEqual(self.first_bytes(WEIGHTS), [150000])
         self.assert_fetched()
         self.refused(nibble.IO, "127.0.0.1:9", HF_ENDPOINT="http://127.0.0.1:9")
-        self.refused(nibble.IO, "nowhere.invalid", HF_ENDPOINT="http://nowhere.invalid")
+
+    def any_trouble(self):
+        n = chance.randrange(1, 60000)
+        code = chance.choice((100, 204, 206, 300, 301, 304, 400, 401, 403, 404, 408, 416, 418, 429, 500, 503, 999))
+        line = b"HTTP/1.1 %d x\r\n" % chance.choice((200, 206, code))
+        return chance.choice((
+            lambda: hub.status(code), lambda: hub.cut(n), lambda: hub.hang_up, lambda: hub.deaf, lambda: hub.unsized,
+            lambda: hub.spoil, lambda: hub.closing,
+            lambda: hub.redirect(chance.choice(("/", "//", "http://127.0.0.1:9", "?"))),
+            lambda: hub.body(noise(n)), lambda: hub.body(b"[" * n), lambda: hub.raw(noise(n)),
+            lambda: hub.raw(line + noise(n)), lambda: hub.raw(line + b"X: " + b"y" * (n * 9) + b"\r\n\r\n"),
+            lambda: hub.raw(line + b"Content-Length: %d\r\n\r\n12345" % chance.choice((-1, 0, 5, 2 ** 63, 10 ** 30))),
+            lambda: hub.raw(line + b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\nzz\r\n"),
+            lambda: hub.raw(line + b"Content-Range: bytes %d-9/%d\r\n\r\n12345" % (n, n)),
+            lambda: hub.raw(line + b"Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\n12345")))()
+
+    def test_storm(self):
+        """Troubles at random: it ends with all or with one line, and the next fair day brings the rest."""
+        places = ("hub:/api.*revision", "hub:/api.*tree", "hub:/org", "cdn:", "")
+        for i in range(400 if nibble.FULL else 12):
+            self.hub.faults = [hub.Fault(chance.choice(places), self.any_trouble(), chance.choice((1, 2, None)))
+                               for _ in range(chance.randrange(1, 5))]
+            told = [(f.match, f.act.__qualname__, f.times) for f in self.hub.faults]
+            r = nibble.run(self.dir, "get", "org/m", env=self.environment(HF_HUB_DOWNLOAD_TIMEOUT="2"))
+            self.assertIn(r.code, (nibble.OK, nibble.MODEL, nibble.IO), (told, str(r)))
+            self.assertEqual(len(r.errors), r.code != 0, (told, str(r)))
+            if r.code == nibble.OK:
+                self.assert_fetched()
+                shutil.rmtree(self.cache)
+            else:
+                self.assertFalse(os.path.exists(self.folder() + "/snapshots"), told)
+        self.hub.faults = []
+        self.get("org/m")
+        self.assert_fetched()
 
     # ---- bytes that are not what they should be ----
 

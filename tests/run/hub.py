@@ -141,6 +141,15 @@ def hang_up(exchange):
     return True
 
 
+def raw(data):
+    """No HTTP at all, perhaps."""
+    def act(exchange):
+        exchange.wfile.write(data)
+        exchange.close_connection = True
+        return True
+    return act
+
+
 # ---- the server ----
 
 class Exchange(http.server.BaseHTTPRequestHandler):

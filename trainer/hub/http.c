@@ -298,7 +298,7 @@ static bool may_pass(const http *h, CURLcode e, const char *origin, status *s) {
     if (e == CURLE_OK) return h->a->code == 408 || h->a->code == 429 || h->a->code >= 500;
     if (stop_wanted(h))
         *s = interrupted();
-    else if (e == CURLE_OUT_OF_MEMORY)
+    else if (e == CURLE_OUT_OF_MEMORY && mem_failures())
         *s = out_of_memory();
     else if (e == CURLE_PEER_FAILED_VERIFICATION || e == CURLE_SSL_CACERT_BADFILE)
         *s = status_fail(STATUS_IO,
@@ -316,6 +316,8 @@ static void describe(const http *h, CURLcode e, char text[400]) {
     else if (e == CURLE_OK)
         snprintf(text, 400, "answers %d%s%s", h->a->code, *h->a->error_message ? ": " : "",
                  h->a->error_message);
+    else if (e == CURLE_OUT_OF_MEMORY) /* libcurl's word for it, too */
+        snprintf(text, 400, "answers with too long a header");
     else
         snprintf(text, 400, "%s", *h->error ? h->error : curl_easy_strerror(e));
 }
