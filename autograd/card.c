@@ -31,7 +31,7 @@ const card *card_find(const char *name) {
     return NULL;
 }
 
-void card_names(char *text, size_t bytes) {
+void card_list(char *text, size_t bytes) {
     size_t at = 0;
     if (bytes) *text = 0;
     for (int i = 0; i < CARDS && at < bytes; i++)

@@ -17,7 +17,7 @@ typedef struct card {
 /* By name, letters of either case; NULL: not known. */
 const card *card_find(const char *name);
 /* "rtx-3090, rtx-4090, ..." */
-void card_names(char *text, size_t bytes);
+void card_list(char *text, size_t bytes);
 /* A back end that plans for the card and computes nothing. */
 status backend_card_open(backend **out, const card *c);
 

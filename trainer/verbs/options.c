@@ -304,7 +304,7 @@ static status take_card(command *c) {
     if (!c->card || card_find(c->card)) return STATUS_OK;
     int choice = value_choice(c->card, "auto|cpu|cuda");
     char names[256];
-    card_names(names, sizeof names);
+    card_list(names, sizeof names);
     if (choice < 0)
         return status_fail(STATUS_USAGE, "--device %s: must be auto, cpu, cuda or one of %s",
                            c->card, names);
