@@ -10,7 +10,8 @@
 typedef struct record_kind {
     bool text; /* rows are plain text */
     status (*next)(record_reader *r, data_record *out);
-    status (*skip)(record_reader *r, int64_t rows);   /* NULL: next, that many times */
+    status (*skip)(record_reader *r, int64_t rows,
+                   int64_t *passed);                  /* NULL: next, that many times */
     status (*count)(record_reader *r, int64_t *rows); /* NULL: next, until the end */
     void (*close)(record_reader *r);                  /* frees r too */
 } record_kind;

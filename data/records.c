@@ -158,10 +158,14 @@ status records_next(record_reader *r, data_record *out) {
     return s;
 }
 
-status records_skip(record_reader *r, int64_t rows) {
-    data_record row = {.text = ""};
-    if (r->kind->skip) return r->finished ? STATUS_OK : r->kind->skip(r, rows);
-    for (; rows > 0 && row.text; rows--) TRY(records_next(r, &row));
+status records_skip(record_reader *r, int64_t rows, int64_t *passed) {
+    data_record row;
+    *passed = 0;
+    if (r->kind->skip) return r->finished ? STATUS_OK : r->kind->skip(r, rows, passed);
+    for (; *passed < rows; ++*passed) {
+        TRY(records_next(r, &row));
+        if (!row.text) break;
+    }
     return STATUS_OK;
 }
 

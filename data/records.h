@@ -55,9 +55,9 @@ bool records_are_text(const record_reader *r); /* plain text, no JSON */
  * RECORD_LIMIT; both end the file. What is inside the row is record_parse's matter, so bad
  * rows can be skipped. */
 status records_next(record_reader *r, data_record *out);
-/* Passes over `rows` rows, or all there are; as records_next, but where the format allows it
- * they are not even decoded. */
-status records_skip(record_reader *r, int64_t rows);
+/* Passes over `rows` rows, or all there are (*passed says how many); as records_next, but where
+ * the format allows it they are not even decoded. */
+status records_skip(record_reader *r, int64_t rows, int64_t *passed);
 /* How many rows the file has; on a fresh reader, which may be at the end afterwards. */
 status records_count(record_reader *r, int64_t *rows);
 

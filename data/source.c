@@ -7,7 +7,7 @@
 #include "data/files.h"
 #include "data/records.h"
 #include "data/row_maker.h"
-#include "data/split.h"
+#include "data/selection.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -151,25 +151,6 @@ static status finish_batch(const row_maker *m, const char *path, batch *b,
 
 /* ---- files ---- */
 
-/* Which rows of a source are wanted. */
-typedef struct selection {
-    row_split split;
-    int64_t rows; /* of all files, INT64_MAX while not counted */
-    int64_t shards, shard;
-    int64_t end; /* no row from here on is wanted */
-} selection;
-
-static int wanted(const selection *s, int64_t row) {
-    int times = 0; /* overlapping slices take a row more than once */
-    if (s->shards > 1 && row % s->shards != s->shard) return 0;
-    for (int p = 0; p < s->split.count; p++) {
-        int64_t from, to;
-        split_range(&s->split, p, s->rows, &from, &to);
-        times += row >= from && row < to;
-    }
-    return times;
-}
-
 static status count_rows(const file_names *files, record_format format, int64_t *out) {
     *out = 0;
     for (size_t f = 0; f < files->count; f++) {
@@ -185,15 +166,12 @@ static status count_rows(const file_names *files, record_format format, int64_t 
 }
 
 static status select_rows(const dataset_source *source, const file_names *files,
-                          record_format format, selection *out) {
-    *out = (selection){.rows = INT64_MAX, .shards = source->shards, .shard = source->shard};
+                          record_format format, row_selection *out) {
+    *out =
+        (row_selection){.rows = INT64_MAX, .shards = source->shards, .shard = source->shard};
     TRY(split_parse(&out->split, source->split));
     if (split_needs_count(&out->split)) TRY(count_rows(files, format, &out->rows));
-    for (int p = 0; p < out->split.count; p++) {
-        int64_t from, to;
-        split_range(&out->split, p, out->rows, &from, &to);
-        out->end = max_i64(out->end, to);
-    }
+    selection_finish(out);
     return STATUS_OK;
 }
 
@@ -211,7 +189,7 @@ typedef struct source_reader {
     row_maker maker;
     file_names files;
     record_format format;
-    selection selection;
+    row_selection selection;
     batch batch;
     row_encoder *encoders;
     int encoder_count;
@@ -219,12 +197,26 @@ typedef struct source_reader {
     int64_t row; /* number over all files */
 } source_reader;
 
+/* To the next row that is wanted; *there is false when the file ends before it. */
+static status pass_unwanted(source_reader *r, record_reader *file, bool *there) {
+    int64_t next = selection_next(&r->selection, r->row), passed = 0;
+    *there = next < r->selection.end;
+    if (!*there) r->row = next;
+    if (!*there || next == r->row) return STATUS_OK;
+    TRY(records_skip(file, next - r->row, &passed));
+    r->row += passed;
+    *there = r->row == next;
+    return STATUS_OK;
+}
+
 static status read_rows(source_reader *r, record_reader *file, const char *path) {
     data_record row;
     for (;; r->row++) {
-        TRY(records_next(file, &row));
-        if (!row.text || r->row >= r->selection.end) break;
-        for (int times = wanted(&r->selection, r->row); times > 0; times--) {
+        bool there;
+        TRY(pass_unwanted(r, file, &there));
+        if (there) TRY(records_next(file, &row));
+        if (!there || !row.text) break;
+        for (int times = selection_times(&r->selection, r->row); times > 0; times--) {
             if (r->batch.count == BATCH_ROWS || r->batch.text.bytes > BATCH_BYTES) {
                 TRY(finish_batch(&r->maker, path, &r->batch, r->encoders, &r->sink));
                 if (r->sink.options->go_on) TRY(r->sink.options->go_on());
@@ -250,10 +242,16 @@ static status read_file(source_reader *r, const char *path) {
     return s;
 }
 
+/* `path: json` names a format as ds_type does. */
+static const char *format_name(const dataset_source *source) {
+    bool named = !source->ds_type && files_is_format(source->path);
+    return named ? source->path : source->ds_type;
+}
+
 static status reader_open(source_reader *r, const dataset_source *source,
                           const dataset_options *o) {
     TRY(row_maker_open(&r->maker, source, o));
-    TRY(source_format(source->ds_type, &r->format));
+    TRY(source_format(format_name(source), &r->format));
     TRY(files_find(&r->files, source->path, source->name, source->files, source->file_count,
                    source->split));
     TRY(select_rows(source, &r->files, r->format, &r->selection));
@@ -346,6 +344,12 @@ static void take_prompt(hash_stream *h, const prompt_format *p) {
     take(h, "system_no_input", p->system_no_input);
 }
 
+/* A file's name from its first dot on: what says its format, as in rows.csv.gz. */
+static const char *endings_of(const char *path) {
+    const char *slash = strrchr(path, '/'), *dot = strchr(slash ? slash : path, '.');
+    return dot ? dot : "";
+}
+
 status source_identify(const dataset_source *s, const dataset_options *o, hash_stream *h) {
     row_maker m;
     TRY(row_maker_open(&m, s,
@@ -358,7 +362,7 @@ status source_identify(const dataset_source *s, const dataset_options *o, hash_s
     take_number(h, "custom_prompt", s->custom_prompt);
     take_prompt(h, &s->prompt);
     take(h, "split", s->split);
-    take(h, "ds_type", s->ds_type);
+    take(h, "ds_type", format_name(s));
     take(h, "field", s->field);
     take_chat(h, &s->chat);
     take_number(h, "shards", s->shards);
@@ -366,8 +370,7 @@ status source_identify(const dataset_source *s, const dataset_options *o, hash_s
     file_names files = {0};
     status e = files_find(&files, s->path, s->name, s->files, s->file_count, s->split);
     for (size_t f = 0; e == STATUS_OK && f < files.count; f++) {
-        const char *dot = strrchr(files.items[f], '.');
-        take(h, "ending", dot ? dot : "");
+        take(h, "endings", endings_of(files.items[f]));
         e = files_hash(files.items[f], h);
     }
     files_free(&files);

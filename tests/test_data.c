@@ -247,6 +247,42 @@ static void test_slices_and_shards(void **state) {
     dataset_close(&d);
 }
 
+/* Slices and shards go over all files of a pattern, whatever their formats. */
+static void test_several_files(void **state) {
+    dataset d;
+    dataset_options o = {.sequence_len = 4};
+    static const char *const files[] = {"s*.jsonl"}, *const odd[] = {"s1.jsonl", "s.json"};
+    numbers("s1.jsonl", 0, 5);
+    numbers("s2.jsonl", 5, 5);
+    numbers("s3.jsonl", 10, 5);
+    put_text(scratch("s.json"), "[{\"input_ids\":[15,15]},{\"input_ids\":[16,16]}]");
+    dataset_source s = {.path = scratch_root, .files = files, .file_count = 1};
+    static const char *const cases[][2] = {{"train[3:7]", "3 4 5 6"},
+                                           {"train[-2:]+train[:1]", "0 13 14"},
+                                           {"train[80%:]+train[5:6]", "5 12 13 14"},
+                                           {"train[5:5]", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        s.split = cases[i][0];
+        if (!cases[i][1]) {
+            assert_fails(dataset_open(&d, &s, 1, &o), STATUS_DATA, "hold none");
+            continue;
+        }
+        assert_ok(dataset_open(&d, &s, 1, &o));
+        expect_numbers(&d.train, cases[i][1]);
+        dataset_close(&d);
+    }
+    s.split = "train[4:]";
+    s.shards = 4, s.shard = 3;
+    assert_ok(dataset_open(&d, &s, 1, &o));
+    expect_numbers(&d.train, "7 11");
+    dataset_close(&d);
+    s = (dataset_source){
+        .path = scratch_root, .files = odd, .file_count = 2, .split = "train[4:]"};
+    assert_ok(dataset_open(&d, &s, 1, &o));
+    expect_numbers(&d.train, "4 15 16");
+    dataset_close(&d);
+}
+
 static void test_shuffle_and_hold_out(void **state) {
     dataset d, again;
     dataset_options o = {.sequence_len = 4, .held_out = 0.125, .seed = 3};
@@ -291,6 +327,7 @@ int main(void) {
         cmocka_unit_test(row11_bad_rows_fail_or_are_skipped),
         cmocka_unit_test(test_long_rows),
         cmocka_unit_test(test_slices_and_shards),
+        cmocka_unit_test(test_several_files),
         cmocka_unit_test(test_shuffle_and_hold_out),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

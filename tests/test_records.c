@@ -1,9 +1,8 @@
 /* test_records.c: data files read row by row: arrays, JSON lines, text; everything that can be
- * wrong with them; slices of splits and the choice of files in a folder. */
+ * wrong with them; slices of splits. */
 #include "scratch.h"
 
 #include "common/json.h"
-#include "data/files.h"
 #include "data/records.h"
 #include "data/split.h"
 
@@ -244,53 +243,6 @@ static void test_splits(void **state) {
         assert_fails(split_parse(&s, bad[i]), STATUS_USAGE, bad[i]);
 }
 
-static void expect_files(const char *folder, const char *split, const char *want) {
-    file_names f;
-    char got[500] = "";
-    assert_ok(files_find(&f, folder, NULL, NULL, 0, split));
-    for (size_t i = 0; i < f.count; i++)
-        sprintf(got + strlen(got), "%s%s", i ? " " : "", f.items[i] + strlen(folder) + 1);
-    files_free(&f);
-    assert_string_equal(got, want);
-}
-
-static void test_folders(void **state) {
-    char folder[300];
-    snprintf(folder, sizeof folder, "%s", scratch_folder("dataset"));
-    static const char *const names[] = {"b.jsonl", "a.json", "README.md", "dataset_info.json"};
-    for (int i = 0; i < 4; i++) {
-        char *path = file_join(folder, names[i]);
-        put_text(path, "x");
-        mem_free(path);
-    }
-    expect_files(folder, NULL, "a.json b.jsonl");
-    file_names f;
-    assert_fails(files_find(&f, folder, NULL, NULL, 0, "test"), STATUS_DATA,
-                 "of the split `test`");
-    files_free(&f);
-    scratch_folder("dataset/data");
-    put_text(scratch("dataset/data/train-00000-of-00002.jsonl"), "x");
-    put_text(scratch("dataset/data/train-00001-of-00002.jsonl"), "x");
-    put_text(scratch("dataset/data/test_set.jsonl"), "x");
-    put_text(scratch("dataset/data/constrained.jsonl"),
-             "x"); /* holds "train", but not as a word */
-    expect_files(folder, "train[:3]",
-                 "data/train-00000-of-00002.jsonl data/train-00001-of-00002.jsonl");
-    expect_files(folder, "test", "data/test_set.jsonl");
-    const char *const wanted[] = {"b.jsonl"}, *const absent[] = {"c.jsonl"};
-    assert_ok(files_find(&f, folder, NULL, wanted, 1, NULL));
-    assert_int_equal(f.count, 1);
-    files_free(&f);
-    assert_fails(files_find(&f, folder, NULL, absent, 1, NULL), STATUS_DATA, "data_files");
-    files_free(&f);
-    assert_fails(files_find(&f, scratch("dataset/b.jsonl"), NULL, NULL, 0, "test"),
-                 STATUS_DATA, "one split");
-    assert_fails(files_find(&f, scratch("nothing"), NULL, NULL, 0, NULL), STATUS_DATA,
-                 "no such file");
-    assert_fails(files_find(&f, scratch_folder("void"), NULL, NULL, 0, NULL), STATUS_DATA,
-                 "no data file");
-}
-
 /* The fixtures' files, row counts as Python's json module counts them. */
 static void test_real_files(void **state) {
     need_fixtures();
@@ -338,7 +290,6 @@ int main(void) {
         cmocka_unit_test(row11_bad_rows_name_their_place),
         cmocka_unit_test(test_quotes_are_printable),
         cmocka_unit_test(test_splits),
-        cmocka_unit_test(test_folders),
         cmocka_unit_test(test_real_files),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);

@@ -173,12 +173,12 @@ static status skip_in_group(parquet_reader *r, int64_t rows) {
     return r->left ? STATUS_OK : end_group(r);
 }
 
-static status skip_rows(parquet_reader *r, int64_t rows) {
-    while (rows > 0) {
+static status skip_rows(parquet_reader *r, int64_t rows, int64_t *passed) {
+    while (*passed < rows) {
         bool fresh = !r->left;
         if (fresh && r->group == r->metadata.group_count) break;
         int64_t there = fresh ? r->metadata.groups[r->group].rows : r->left;
-        int64_t n = min_i64(rows, there);
+        int64_t n = min_i64(rows - *passed, there);
         if (fresh && n == there) /* not even opened */
             r->group++;
         else {
@@ -186,14 +186,14 @@ static status skip_rows(parquet_reader *r, int64_t rows) {
             TRY(skip_in_group(r, n));
         }
         r->index += n;
-        rows -= n;
+        *passed += n;
     }
     return STATUS_OK;
 }
 
-static status parquet_skip(record_reader *base, int64_t rows) {
+static status parquet_skip(record_reader *base, int64_t rows, int64_t *passed) {
     parquet_reader *r = (parquet_reader *)base;
-    return named(r, skip_rows(r, rows));
+    return named(r, skip_rows(r, rows, passed));
 }
 
 static status parquet_count(record_reader *base, int64_t *rows) {

@@ -15,6 +15,7 @@ import random
 import subprocess
 import uuid
 
+import datasets
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -247,9 +248,72 @@ def csv(place):
     return "%d files, %d of them refused by both" % (files, refused)
 
 
+# ---- which files ----
+
+
+def chosen(folder, **how):
+    """The rows that the program reads of a folder; None when it refuses."""
+    arguments = [TOOL, "dataset", folder, how.get("split", "train"), how.get("name") or "", *how.get("data_files", [])]
+    p = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
+    if p.returncode not in (0, 3):
+        raise ours.Differs("exit %d: %s" % (p.returncode, p.stderr.decode()[-300:]))
+    return None if p.returncode else [json.loads(line)["x"] for line in p.stdout.decode().splitlines()]
+
+
+def there(folder, cache, **how):
+    """The same by datasets."""
+    try:
+        data = datasets.load_dataset(folder, how.get("name"), split=how.get("split", "train"),
+                                     data_files=how.get("data_files"), cache_dir=cache)
+    except (ValueError, FileNotFoundError, StopIteration, datasets.exceptions.DatasetNotFoundError,
+            datasets.data_files.EmptyDatasetError):
+        return None
+    return data["x"][:]
+
+
+CARDS = [None, "configs:\n- config_name: a\n  data_files: '%s'\n- config_name: b\n  default: true\n  data_files:\n"
+               "  - split: train\n    path: ['%s', '%s']\n  - split: test\n    path: '%s'\n",
+         "configs:\n- config_name: default\n  data_dir: %s\n"]
+FOLDERS = ["", "data/", "train/", "test-1/", "x/", "x/my_valid/", "default/train/"]
+STEMS = ["train", "test", "a", "train-00000-of-00002", "train-00001-of-00002-ab", "sft-00000-of-00001", "my_dev",
+         "eval.v2", "constrained", "training2"]
+
+
+def folders(place):
+    """Random folders of files with and without a card: what datasets takes of them, or refuses."""
+    rng, asked, refused, cache = random.Random(5), 0, 0, place.path("cache")
+    datasets.disable_progress_bars()
+    for number in range(60):
+        folder, row = place.path("d%d" % number), 0
+        names = {rng.choice(FOLDERS) + rng.choice(STEMS) + ".jsonl" for _ in range(rng.randint(1, 6))}
+        for name in sorted(names):
+            os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+            with open(os.path.join(folder, name), "w") as f:
+                for row in range(row + 1, row + 4):
+                    f.write('{"x": %d}\n' % row)
+        card = rng.choice(CARDS)
+        if card:
+            known = sorted(names) + ["**/*.jsonl", "*", "x/**"]
+            parts = [rng.choice(known) for _ in range(card.count("%s"))] if "split" in card else ["x"]
+            with open(os.path.join(folder, "README.md"), "w") as f:
+                f.write("---\nlicense: mit\n" + card % tuple(parts) + "---\n# a card\n")
+        ways = [dict(split=s) for s in ("train", "test", "validation", "sft", "train[:50%]", "train[2:5]")]
+        ways += [dict(name="a")]
+        if not card:  # which datasets wants whole even then
+            ways += [dict(data_files=["**/*a*.jsonl"]), dict(data_files=[sorted(names)[0]])]
+        for way in ways:
+            got, want = chosen(folder, **way), there(folder, cache, **way)
+            if got != want and not (card and want is None):  # it wants all of a card right, not what is asked for
+                raise ours.Differs("%s of %s%s: %s instead of %s" % (way, sorted(names), card and card % tuple(parts),
+                                                                     got, want))
+            asked, refused = asked + 1, refused + (want is None and got is None)
+    return "%d questions, %d refused by both" % (asked, refused)
+
+
 TABLE = [
     ("files/parquet-types", all_types),
     ("files/parquet-encodings", encodings),
     ("files/parquet-slices", slices),
     ("files/csv", csv),
+    ("files/folders", folders),
 ]

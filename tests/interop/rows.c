@@ -3,11 +3,14 @@
  *     interop_rows print FILE           a row a line
  *     interop_rows count FILE           how many there are
  *     interop_rows slice FILE FROM TO   the rows FROM to TO - 1, a row a line
+ *     interop_rows dataset PATH SPLIT NAME [FILE ...]   the rows of a dataset's files; NAME may be ""
  *     interop_rows time FILE            seconds: rows as text, then as jansson's objects too
  *
  * Exit status: the status; its message goes to standard error. */
 #include "common/json.h"
+#include "data/files.h"
 #include "data/records.h"
+#include "data/selection.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +45,8 @@ static status count(record_reader *r) {
 }
 
 static status slice(const char *path, record_reader *r, int64_t from, int64_t to) {
-    TRY(records_skip(r, from));
+    int64_t passed;
+    TRY(records_skip(r, from, &passed));
     return print(path, r, to - from);
 }
 
@@ -71,9 +75,39 @@ static status measure(const char *path) {
     return STATUS_OK;
 }
 
+/* Slices are counted as source.c does. */
+static status print_dataset(int argc, char **argv) {
+    file_names files;
+    row_selection wanted = {.rows = 0};
+    TRY(split_parse(&wanted.split, argv[3]));
+    status s = files_find(&files, argv[2], *argv[4] ? argv[4] : NULL,
+                          (const char *const *)argv + 5, (size_t)argc - 5, argv[3]);
+    for (int pass = 0; pass < 2 && s == STATUS_OK; pass++) {
+        int64_t row = 0, rows;
+        for (size_t i = 0; i < files.count && s == STATUS_OK; i++) {
+            record_reader *r;
+            if ((s = records_open(&r, files.items[i], RECORD_AUTO)) != STATUS_OK) break;
+            s = records_count(r, &rows);
+            records_close(r);
+            for (int64_t k = 0; pass && k < rows && s == STATUS_OK; k++)
+                if (selection_times(&wanted, row + k) &&
+                    (s = records_open(&r, files.items[i], RECORD_AUTO)) == STATUS_OK) {
+                    s = slice(files.items[i], r, k, k + 1);
+                    records_close(r);
+                }
+            row += rows;
+        }
+        wanted.rows = row;
+        selection_finish(&wanted);
+    }
+    files_free(&files);
+    return s;
+}
+
 static status run(int argc, char **argv) {
     record_reader *r;
     if (!strcmp(argv[1], "time")) return measure(argv[2]);
+    if (!strcmp(argv[1], "dataset") && argc > 4) return print_dataset(argc, argv);
     TRY(records_open(&r, argv[2], RECORD_AUTO));
     status s = STATUS_USAGE;
     if (!strcmp(argv[1], "print")) s = print(argv[2], r, INT64_MAX);

@@ -19,7 +19,7 @@ import time
 import traceback
 
 PACKAGES = ["torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers",
-            "huggingface_hub", "safetensors", "h5py", "tensorboard", "numpy", "pyarrow", "pandas"]
+            "huggingface_hub", "safetensors", "h5py", "tensorboard", "numpy", "pyarrow", "pandas", "datasets"]
 MODULES = ["formats", "files", "exchange", "training", "tokenizers_random", "hub_cache"]  # each has a TABLE of (name, function)
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))

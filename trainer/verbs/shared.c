@@ -3,6 +3,8 @@
 #include "common/alloc.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "data/files.h"
+#include "data/glob.h"
 #include "trainer/model/synthetic.h"
 #include "trainer/verbs/hub.h"
 #include "trainer/verbs/load.h"
@@ -13,6 +15,8 @@
 static status resolve_list(dataset_list *list) {
     for (size_t i = 0; i < list->count; i++) {
         char *path;
+        if (glob_is_pattern(list->items[i].path) || files_is_format(list->items[i].path))
+            continue;
         TRY(hub_find_dataset(list->items[i].path, list->items[i].revision, &path));
         mem_free(list->items[i].path);
         list->items[i].path = path;
