@@ -116,6 +116,14 @@ static status take_piece(void *context, const void *data, size_t bytes) {
     return STATUS_OK;
 }
 
+/* The hub says why it refuses; where it redirects to does not. */
+static status refused(const partial *p, const http_answer *a) {
+    if (*a->error_code || *a->error_message)
+        return hub_refused(p->d->settings, p->d->place, p->d->commit, a);
+    return status_fail(STATUS_IO, "%s: %s: its server answers %d", p->d->place->name,
+                       p->d->file->path, a->code);
+}
+
 /* All bytes that are missing, right or wrong. */
 static status receive(http *h, partial *p, const char *url) {
     http_answer a;
@@ -131,8 +139,7 @@ static status receive(http *h, partial *p, const char *url) {
                            "%s: %s: the hub lists %lld bytes, but its server has only %lld",
                            p->d->place->name, p->d->file->path, (long long)p->d->file->size,
                            (long long)p->at);
-    if (a.code != 200 && a.code != 206)
-        return hub_refused(p->d->settings, p->d->place, p->d->commit, &a);
+    if (a.code != 200 && a.code != 206) return refused(p, &a);
     return STATUS_OK;
 }
 

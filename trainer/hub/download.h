@@ -2,9 +2,9 @@
  *
  * The bytes go to blobs/ID.incomplete; what an earlier attempt, run or the Python library has
  * left there is hashed and gone on from. Only when all of it has the hash and the size that
- * the hub states is it synced and renamed to blobs/ID. The address names the commit, so the bytes
- * cannot change between two attempts; if they do, or if the disk has lost some, the hash says
- * so and the file is fetched once more from its first byte. */
+ * the hub states is it synced and renamed to blobs/ID. The address names the commit, so the
+ * bytes cannot change between two attempts (no If-Range is needed); if they do, or if the disk
+ * has lost some, the hash says so and the file is fetched once more from its first byte. */
 #ifndef NIBBLE_TRAINER_HUB_DOWNLOAD_H
 #define NIBBLE_TRAINER_HUB_DOWNLOAD_H
 

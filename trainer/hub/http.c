@@ -235,7 +235,9 @@ static CURLcode exchange(http *h, const char *url, bool ours) {
     if (curl_easy_setopt(h->curl, CURLOPT_URL, url) ||
         curl_easy_setopt(h->curl, CURLOPT_RANGE, from > 0 ? range : NULL))
         return CURLE_OUT_OF_MEMORY;
+    uint64_t failures = mem_failures();
     CURLcode e = curl_easy_perform(h->curl);
+    if (mem_failures() != failures) return CURLE_OUT_OF_MEMORY; /* 7.88 may go on regardless */
     if ((e == CURLE_OK || e == CURLE_WRITE_ERROR) && !h->begun) begin_body(h);
     if (e == CURLE_OK && h->failed == STATUS_OK && is_taken(h->a->code) && h->q->whole &&
         !h->q->whole(h->q->context))

@@ -7,7 +7,8 @@
  *     GET /ORG/NAME/resolve/COMMIT/PATH                     the bytes, often by a redirect
  *
  * with datasets/ before ORG in the last one, and api/datasets/ in the others (the hub's
- * OpenAPI document). The answers are hostile input: sizes, counts, names and hashes are checked. */
+ * OpenAPI document). The answers are hostile input: sizes, counts, names and hashes are
+ * checked. */
 #ifndef NIBBLE_TRAINER_HUB_LISTING_H
 #define NIBBLE_TRAINER_HUB_LISTING_H
 

@@ -132,7 +132,9 @@ static json_t *summary_json(const errand *e, const char *path) {
 static status print_json(json_t *o) {
     char *text = o ? json_write_text(o, 0) : NULL;
     json_decref(o);
-    if (!text) return STATUS_MEMORY;
+    if (!text)
+        return status_fail(STATUS_MEMORY,
+                           "no memory for the summary, or the cache's path is no UTF-8");
     puts(text);
     mem_free(text);
     return STATUS_OK;
@@ -160,12 +162,12 @@ static status print_summary(const errand *e) {
 /* What is fetched, and that not all is, before the first byte. */
 static void announce(const errand *e) {
     char missing[SIZE_TEXT], out[SIZE_TEXT];
-    const char *example = NULL;
+    const hub_file *largest = NULL;
     int64_t left = 0, bytes = 0;
     for (size_t i = 0; i < e->listing.count; i++) {
         const hub_file *file = &e->listing.files[i];
         if (e->chosen[i]) continue;
-        if (!example || file->size > bytes) example = file->path;
+        if (!largest || file->size > largest->size) largest = file;
         left++;
         bytes += file->size;
     }
@@ -174,7 +176,7 @@ static void announce(const errand *e) {
     if (left && !e->patterns->count)
         log_info("left out, as training does not read them: %lld files, %s (%s ...); "
                  "--include fetches what it names",
-                 (long long)left, size_text(bytes, out), example);
+                 (long long)left, size_text(bytes, out), largest->path);
 }
 
 static status interrupted(const errand *e) {
@@ -267,7 +269,8 @@ static status split_patterns(const command *c, char **words, hub_patterns *out) 
     for (int i = 0; i < c->include.count; i++)
         strcat(strcat(*words, c->include.items[i]), ",");
     for (char *p = strtok(*words, ","); p; p = strtok(NULL, ",")) {
-        if (mem_grow(&items, &capacity, n + 1, sizeof *items, "patterns")) break;
+        if (mem_grow(&items, &capacity, n + 1, sizeof *items, "patterns"))
+            return STATUS_MEMORY;
         items[n++] = p;
         *out = (hub_patterns){items, n};
     }
