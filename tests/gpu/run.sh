@@ -54,7 +54,7 @@ FAILED=0
 part() {
     name=$1 limit=$2 start=$(date +%s)
     shift 2
-    if timeout "$limit" "$@" >"$WORK/$name.log" 2>&1; then
+    if timeout -k 10 "$limit" "$@" >"$WORK/$name.log" 2>&1; then
         outcome=ok
     else
         case $? in
