@@ -2,6 +2,7 @@
 #include "common/json.h"
 #include "common/alloc.h"
 #include "common/file.h"
+#include "common/json_scan.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -99,7 +100,9 @@ status json_parse(const char *text, size_t bytes, size_t flags, json_error_t *e,
         return status_fail(STATUS_MEMORY, "out of memory while parsing JSON");
     }
     guard.on = true;
-    *out = json_loadb(text, bytes, flags, e);
+    if (flags == (JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY))
+        *out = json_scan(text, bytes);
+    if (!*out) *out = json_loadb(text, bytes, flags, e);
     guard_end(false);
     return STATUS_OK;
 }
