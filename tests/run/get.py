@@ -464,7 +464,7 @@ class Get(nibble.Case):
                   json.dumps([dict(good, size=2 ** 62, path=p) for p in "abc"]).encode(),
                   json.dumps([dict(good, size=10 ** 19)]).encode(), b"{}", b"[1]", b"", b"[", b"[" * 100000, b"\xff",
                   b'[{"type": "file", "path": "a\\u0000b", "oid": "%s", "size": 1}]' % (b"0" * 40),
-                  b"<!DOCTYPE html><html><body>Sign in to the airport", b" " * (33 << 20)]
+                  b"<!DOCTYPE html><html><body>Sign in to the airport", b" " * (65 << 20)]
         for page in pages:
             with self.subTest(page=page[:90]):
                 self.hub.faults.clear()

@@ -9,7 +9,7 @@
 #include <string.h>
 
 enum {
-    PAGE_BYTES = 32 << 20, /* of one answer: a page of 1,000 files has about 300 kB */
+    PAGE_BYTES = 64 << 20, /* of one answer: that of the commit names each file, too */
     FILES = 500000,        /* in a repository */
     PAGES = 5000
 };
@@ -46,7 +46,7 @@ static char *encode(const char *text, const char *plain) {
 static char *api_url(const http_settings *settings, const hub_place *p, const char *what,
                      const char *revision, const char *query) {
     char *word = encode(revision, "");
-    char *url = word ? mem_printf("%s/api/%s/%s/%s/%s?%s", settings->endpoint,
+    char *url = word ? mem_printf("%s/api/%s/%s/%s/%s%s", settings->endpoint,
                                   p->kind == HUB_MODEL ? "models" : "datasets", p->name, what,
                                   word, query)
                      : NULL;
@@ -172,7 +172,7 @@ static status find_commit(http *h, const http_settings *settings, const hub_plac
         memcpy(commit, revision, 41);
         return STATUS_OK;
     }
-    char *url = api_url(settings, p, "revision", revision, "expand=sha");
+    char *url = api_url(settings, p, "revision", revision, "");
     http_answer a;
     json_t *info = NULL;
     status s = url ? ask(h, settings, p, revision, url, &a, &info) : STATUS_MEMORY;
@@ -233,7 +233,7 @@ static status add_page(const hub_place *p, const json_t *entries, hub_listing *l
  * was, whatever host the server believes itself to be. */
 static status read_tree(http *h, const http_settings *settings, const hub_place *p,
                         const char *revision, hub_listing *l) {
-    char query[2048] = "recursive=true&expand=false";
+    char query[2048] = "?recursive=true&expand=false";
     for (int i = 0; i < PAGES; i++) {
         char *url = api_url(settings, p, "tree", l->commit, query);
         http_answer a;
@@ -245,7 +245,7 @@ static status read_tree(http *h, const http_settings *settings, const hub_place 
         TRY(s);
         const char *next = strchr(a.next, '?');
         if (!next) return STATUS_OK;
-        memcpy(query, next + 1, strlen(next));
+        memcpy(query, next, strlen(next) + 1);
     }
     return wrong(p, "too many pages");
 }

@@ -1,6 +1,6 @@
 /* listing.h: what the hub says a repository consists of at one commit.
  *
- *     GET /api/models/ORG/NAME/revision/REV?expand=sha      {"sha": COMMIT}
+ *     GET /api/models/ORG/NAME/revision/REV                 {"sha": COMMIT}
  *     GET /api/models/ORG/NAME/tree/COMMIT?recursive=true   a list, in pages that the header
  *         Link: <...>; rel="next" joins, of {"type": "file", "path", "size", "oid",
  *         "lfs": {"oid", "size"}}
