@@ -115,13 +115,27 @@ static void test_window(void **state) {
     records_close(r);
 }
 
+/* Every allocation fails in turn; nothing is left behind. */
+static void test_memory(void **state) {
+    static const char text[] = "a,a,\n\"x \"\"\",2\n3\n";
+    size_t before = mem_used();
+    status s = STATUS_MEMORY;
+    char got[500];
+    for (uint64_t k = 1; s == STATUS_MEMORY; k++) {
+        mem_fail_at(k, k % 2);
+        s = read_rows("m.csv", text, sizeof text - 1, RECORD_AUTO, got, sizeof got);
+        mem_fail_at(0, 0);
+        assert_true(s == STATUS_OK || s == STATUS_MEMORY);
+        assert_int_equal(mem_used(), before);
+    }
+}
+
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cells),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_window),
+        cmocka_unit_test(test_cells),    cmocka_unit_test(test_names),
+        cmocka_unit_test(test_failures), cmocka_unit_test(test_window),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

@@ -232,11 +232,31 @@ static void test_hostile_cards(void **state) {
     }
 }
 
+static void test_memory(void **state) {
+    make("en/t1.json en/t2.json en/d.json fr.json below/train.csv");
+    write_card(several);
+    static const char *const names[] = {"en", "dir", "de", NULL};
+    size_t before = mem_used();
+    for (int i = 0; i < 4; i++) {
+        status s = STATUS_MEMORY;
+        for (uint64_t k = 1; s == STATUS_MEMORY; k++) {
+            file_names f;
+            mem_fail_at(k, k % 2);
+            s = files_find(&f, folder, names[i], NULL, 0, NULL);
+            mem_fail_at(0, 0);
+            files_free(&f);
+            assert_int_equal(mem_used(), before);
+        }
+        assert_int_equal(s, i == 2 ? STATUS_DATA : STATUS_OK);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns), cmocka_unit_test(test_names_of_splits),
         cmocka_unit_test(test_formats),  cmocka_unit_test(test_data_files),
         cmocka_unit_test(test_cards),    cmocka_unit_test(test_hostile_cards),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

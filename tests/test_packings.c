@@ -163,13 +163,28 @@ static void test_bomb(void **state) {
     records_close(r);
 }
 
+static void test_memory(void **state) {
+    char got[500];
+    packed p = {.bytes = 0};
+    pack_gzip(&p, "{}\n[]", 5);
+    size_t before = mem_used();
+    status s = STATUS_MEMORY;
+    for (uint64_t k = 1; s == STATUS_MEMORY; k++) {
+        mem_fail_at(k, k % 2);
+        s = read_rows("m.jsonl", &p, got, sizeof got);
+        mem_fail_at(0, 0);
+        assert_true(s == STATUS_OK || s == STATUS_MEMORY);
+        assert_int_equal(mem_used(), before);
+    }
+    assert_string_equal(got, "{}|[]");
+}
+
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formats),
-        cmocka_unit_test(test_members),
-        cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_bomb),
+        cmocka_unit_test(test_formats), cmocka_unit_test(test_members),
+        cmocka_unit_test(test_damage),  cmocka_unit_test(test_bomb),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }

@@ -2,6 +2,8 @@
  * or refused in words, within the memory that its size justifies. */
 #include "scratch.h"
 
+#include <errno.h>
+
 #include "parquet_made.h"
 
 #include "common/json.h"
@@ -368,6 +370,32 @@ static void test_deep(void **state) {
     assert_int_equal(rows, 0);
 }
 
+/* The k-th allocation or read fails, for every k: it is said, and nothing is left behind. */
+static void test_faults(void **state) {
+    static made_file f;
+    make_all(&f, CODEC_GZIP, true);
+    size_t before = mem_used();
+    int64_t rows;
+    status s = STATUS_MEMORY;
+    for (uint64_t k = 1; s == STATUS_MEMORY; k++) {
+        mem_fail_at(k, k % 2);
+        s = read_file(f.b.data, f.b.n, &rows);
+        mem_fail_at(0, 0);
+        if (s != STATUS_OK) assert_int_equal(s, STATUS_MEMORY);
+        assert_int_equal(mem_used(), before);
+    }
+    assert_int_equal(rows, 12);
+    s = STATUS_IO;
+    for (uint64_t k = 1; s == STATUS_IO || s == STATUS_DATA; k++) {
+        file_fail_read_at(k, EIO, true);
+        s = read_file(f.b.data, f.b.n, &rows);
+        file_fail_read_at(0, 0, false);
+        if (s != STATUS_OK) assert_non_null(strstr(status_message(), "Input/output error"));
+        assert_int_equal(mem_used(), before);
+    }
+    assert_int_equal(s, STATUS_OK);
+}
+
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
@@ -381,6 +409,7 @@ int main(void) {
         cmocka_unit_test(test_bombs),
         cmocka_unit_test(test_refused_by_name),
         cmocka_unit_test(test_deep),
+        cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, scratch_open, scratch_close);
 }
