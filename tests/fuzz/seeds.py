@@ -3,6 +3,7 @@
 Small inputs in the target's own form (the comment on top of fuzz_TARGET.c), made of the fixtures
 where they are and of what is below elsewhere. Large tokenizers are cut to their first tokens."""
 import glob
+import gzip
 import hashlib
 import json
 import os
@@ -241,6 +242,107 @@ def seeds_rows(fixtures):
                           (8, "*_conversation.json"), (9, "gsm8k*.jsonl")):
         for _, data in found(fixtures, "datasets/" + pattern):
             yield bytes([kind, 1]) + data[:data.rfind(b"\n", 0, 3000) + 1]
+
+
+# ---- Parquet and other data files: a number for what is done, then the file ----
+
+def thrift(*fields):
+    """A struct of the compact protocol: (id, value), values by their Python type."""
+    out, last = b"", 0
+    for number, value in fields:
+        kind = {bool: 1 if value is True else 2, int: 6, bytes: 8, list: 9, tuple: 12}[type(value)]
+        out += bytes([number - last << 4 | kind]) + thrift_value(value)
+        last = number
+    return out + b"\0"
+
+
+def varint(n):
+    out = b""
+    while n > 127:
+        out, n = out + bytes([n & 127 | 128]), n >> 7
+    return out + bytes([n])
+
+
+def thrift_value(value):
+    if isinstance(value, bool):
+        return b""
+    if isinstance(value, int):
+        return varint(value << 1 ^ value >> 63)
+    if isinstance(value, bytes):
+        return varint(len(value)) + value
+    if isinstance(value, list):
+        kind = 12 if value and isinstance(value[0], tuple) else 6
+        return bytes([len(value) << 4 | kind]) + b"".join(map(thrift_value, value))
+    return thrift(*value)
+
+
+def parquet(columns, rows, second=False, codec=0):
+    """columns: (schema elements, physical type, values with nulls, encoding, page, dictionary or None)."""
+    data, chunks, elements = b"PAR1", [], []
+    pack = {0: lambda b: b, 2: lambda b: gzip.compress(b, mtime=0)}[codec]
+    for schema, kind, values, encoding, levels, body, dictionary in columns:
+        start = len(data)
+        if dictionary is not None:
+            packed = pack(dictionary[1])
+            data += thrift((1, 2), (2, len(dictionary[1])), (3, len(packed)),
+                           (7, ((1, dictionary[0]), (2, 0)))) + packed
+        at = len(data)
+        runs = b"".join(levels)
+        if second:
+            packed = runs + pack(body)
+            head = (8, ((1, values), (2, 0), (3, rows), (4, encoding), (5, len(levels[1])), (6, len(levels[0])),
+                        (7, codec != 0)))
+            size = len(runs) + len(body)
+        else:
+            plain = b"".join(struct.pack("<I", len(part)) + part for part in levels if part) + body
+            packed, size = pack(plain), len(plain)
+            head = (5, ((1, values), (2, encoding), (3, 3), (4, 3)))
+        data += thrift((1, 3 if second else 0), (2, size), (3, len(packed)), head) + packed
+        meta = [(1, kind), (2, [0]), (4, codec), (5, values), (6, 1), (7, 1), (9, at)]
+        if dictionary is not None:
+            meta.append((11, start))
+        chunks.append(((2, start), (3, tuple(meta))))
+        elements += schema
+    top = sum(1 for e in elements if dict(e).get(99))
+    elements = [tuple(f for f in e if f[0] != 99) for e in elements]
+    footer = thrift((1, 2), (2, [((4, b"schema"), (5, top))] + elements), (3, rows),
+                    (4, [((1, chunks), (2, 1), (3, rows))]))
+    return data + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
+def parquet_columns():
+    element = lambda name, kind, repetition, *more, top=True: tuple(
+        [(1, kind)] * (kind >= 0) + [(3, repetition), (4, name)] + list(more) + [(99, True)] * top)
+    text = lambda words: b"".join(struct.pack("<I", len(w)) + w for w in words)
+    delta = bytes([128, 1, 4, 4, 2, 4, 0, 0, 0, 0])  # 1, 3, 5, 7
+    lists = [element(b"l", -1, 1, (5, 1), (6, 3)), element(b"list", -1, 2, (5, 1), top=False),
+             element(b"element", 6, 1, (6, 0), top=False)]
+    return [
+        ([element(b"n", 1, 0)], 1, 4, 0, (b"", b""), struct.pack("<4i", 1, -2, 3, 4), None),
+        ([element(b"d", 2, 0)], 2, 4, 5, (b"", b""), delta, None),
+        ([element(b"t", 6, 1, (6, 0))], 6, 4, 0, (b"", b"\x03\x0d"), text([b"a", b"", b"long text"]), None),
+        (lists, 6, 5, 8, (b"\x03\x02", b"\x06\x03\x02\x00\x02\x01"), b"\x01\x03\x05", (2, text([b"x", b"yz"]))),
+        ([element(b"l2", 6, 0)], 6, 4, 6, (b"", b""), delta + b"abcdefghijklmnop", None),
+        ([element(b"p", 6, 0)], 6, 4, 7, (b"", b""), bytes([128, 1, 4, 4, 0, 0, 0, 0, 0, 0]) + delta + b"q" * 16, None),
+        ([element(b"f", 5, 0)], 5, 4, 9, (b"", b""), bytes(32), None),
+        ([element(b"b", 0, 0)], 0, 4, 3, (b"", b""), struct.pack("<I", 2) + b"\x03\x05", None),
+        ([((1, 7), (2, 2), (3, 0), (4, b"x"), (6, 5), (7, 1), (8, 4), (99, True))], 7, 4, 0, (b"", b""), bytes(8), None),
+        ([element(b"s", 2, 0, (10, ((8, ((1, True), (2, ((3, ()),)))),)))], 2, 4, 0, (b"", b""), bytes(32), None),
+    ]
+
+
+def seeds_parquet(fixtures):
+    columns = parquet_columns()
+    for second in (False, True):
+        for codec in (0, 2):
+            yield b"\0" + parquet(columns, 4, second, codec)
+            for column in columns:
+                yield b"\x10" + parquet([column], 4, second, codec)
+    for text in (b"a,b\n1,\"x\"\"\ny\"\n", b"\"a\"\tb\r\n1\t\r\n", b",x,x\n1,2\n\n3"):
+        yield b"\1" + text
+        yield b"\2" + text
+        yield b"\1" + gzip.compress(text, mtime=0) * 2
+    yield b"\3" + gzip.compress(b'[{"a": 1}, 2]', mtime=0)
 
 
 # ---- config.json ----

@@ -13,6 +13,7 @@ import math
 import os
 import random
 import subprocess
+import time
 import uuid
 
 import datasets
@@ -216,6 +217,34 @@ def slices(place):
     return "%d slices of %d columns" % (count, len(columns))
 
 
+def speed(place):
+    """100,000 conversations from a file to objects, on one thread each: at least pyarrow's pace."""
+    rng, path = random.Random(6), place.path("t.parquet")
+    vocabulary = ["word%d" % rng.randrange(5000) for _ in range(20000)]
+
+    def text():
+        at = rng.randrange(len(vocabulary) - 80)
+        return " ".join(vocabulary[at:at + rng.randint(5, 80)])
+
+    rows = [{"id": "row-%d" % i, "messages": [{"role": ("user", "assistant")[k % 2], "content": text()}
+                                              for k in range(rng.randint(2, 8))]} for i in range(100000)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    del rows
+    theirs, as_text, as_objects = [], [], []
+    for _ in range(3):
+        start = time.monotonic()
+        pq.read_table(path, use_threads=False).to_pylist()
+        theirs.append(time.monotonic() - start)
+        p = subprocess.run([TOOL, "time", path], stdout=subprocess.PIPE, check=True, encoding="utf-8")
+        for seconds, kept in zip(p.stdout.split(), (as_text, as_objects)):
+            kept.append(float(seconds))
+    ratio = min(theirs) / min(as_objects)
+    if ratio < 1:
+        raise ours.Differs("%.2f s, pyarrow %.2f s" % (min(as_objects), min(theirs)))
+    return "%.1f MB in %.2f s, %.2f s of it to text: %.1f x pyarrow's read_table and to_pylist" % (
+        os.path.getsize(path) / 1e6, min(as_objects), min(as_text), ratio)
+
+
 # ---- CSV ----
 
 
@@ -314,6 +343,7 @@ TABLE = [
     ("files/parquet-types", all_types),
     ("files/parquet-encodings", encodings),
     ("files/parquet-slices", slices),
+    ("files/parquet-speed", speed),
     ("files/csv", csv),
     ("files/folders", folders),
 ]
