@@ -1,5 +1,6 @@
 /* conversation.c: see conversation.h. */
 #include "data/conversation.h"
+#include "data/row_field.h"
 #include "common/alloc.h"
 
 #include <string.h>
@@ -63,8 +64,8 @@ static status add_message(conversation *c, const json_t *m, size_t number,
     bool sharegpt = !f->role && !json_object_get(m, "role") && json_object_get(m, "from");
     const char *role_key = or_else(f->role, sharegpt ? "from" : "role");
     const char *content_key = or_else(f->content, sharegpt ? "value" : "content");
-    const json_t *role = json_object_get(m, role_key),
-                 *content = json_object_get(m, content_key);
+    const json_t *role = row_field(m, role_key),
+                 *content = row_field(m, content_key);
     if (is_something(json_object_get(m, "tool_calls")))
         return status_fail(STATUS_DATA,
                            "message %zu has tool_calls, which are not supported yet", number);
@@ -88,7 +89,7 @@ static status add_message(conversation *c, const json_t *m, size_t number,
 
 static status find_list(const json_t *row, const chat_fields *f, const json_t **out) {
     const char *key = or_else(f->messages, "messages");
-    *out = json_object_get(row, key);
+    *out = row_field(row, key);
     if (!f->messages && !json_is_array(*out) &&
         json_is_array(json_object_get(row, "conversations")))
         *out = json_object_get(row, "conversations");

@@ -1,5 +1,6 @@
 /* prompts.c: the table of built-in formats, and formats cut into literals and fields once. */
 #include "data/prompts.h"
+#include "data/row_field.h"
 #include "common/alloc.h"
 
 #include <stdio.h>
@@ -212,7 +213,7 @@ typedef struct text {
 /* A field's text; an optional one that is missing or null is empty. */
 static status get(const json_t *row, const char *name, bool required, text *out) {
     *out = (text){"", 0};
-    const json_t *v = name && *name ? json_object_get(row, name) : NULL;
+    const json_t *v = name && *name ? row_field(row, name) : NULL;
     if (json_is_string(v))
         *out = (text){json_string_value(v), json_string_length(v)};
     else if (required || (v && !json_is_null(v)))

@@ -1,5 +1,6 @@
 /* row_maker.c: see row_maker.h. */
 #include "data/row_maker.h"
+#include "data/row_field.h"
 
 #include <string.h>
 
@@ -177,7 +178,7 @@ static status make_segments(const row_maker *m, const json_t *row, span_builder 
 
 static status make_completion(const row_maker *m, const json_t *row, span_builder *b) {
     const char *field = m->source->field ? m->source->field : "text";
-    const json_t *v = json_object_get(row, field);
+    const json_t *v = row_field(row, field);
     if (!json_is_string(v))
         return status_fail(STATUS_DATA, "\"%s\" must be a string, it is %s", field,
                            json_type_name(v));

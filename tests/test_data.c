@@ -59,6 +59,24 @@ static void test_formats_of_ones_own(void **state) {
     expect_failure("{}", s, &o, STATUS_USAGE, "\"alpacca\" does not exist here");
 }
 
+/* Fields inside of objects and lists, where no key is called so. */
+static void test_nested_fields(void **state) {
+    dataset_options o = usual_options();
+    dataset_source s = {.type = "completion", .field = "a.b.1"};
+    expect("{\"a\":{\"b\":[\"x\",\"y\"]}}", s, &o, "[y</s>]");
+    expect("{\"a.b.1\":\"z\",\"a\":{\"b\":[\"x\",\"y\"]}}", s, &o, "[z</s>]");
+    expect_failure("{\"a\":{\"b\":[\"x\"]}}", s, &o, STATUS_DATA,
+                   "\"a.b.1\" must be a string");
+    s = (dataset_source){
+        .type = "alpaca",
+        .prompt = {.field_instruction = "q.text", .field_output = "answers.0"}};
+    expect_failure("{\"q\":{},\"answers\":[\"no\"]}", s, &o, STATUS_DATA, "q.text");
+    s = (dataset_source){.type = "chat_template", .chat = {.messages = "data.turns"}};
+    expect("{\"data\":{\"turns\":[{\"role\":\"user\",\"content\":\"a\"},"
+           "{\"role\":\"assistant\",\"content\":\"b\"}]}}",
+           s, &o, "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>\n]");
+}
+
 static void test_completion(void **state) {
     dataset_options o = usual_options();
     dataset_source s = {.type = "completion"};
@@ -321,6 +339,7 @@ int main(void) {
         cmocka_unit_test(test_alpaca),
         cmocka_unit_test(test_formats_of_ones_own),
         cmocka_unit_test(test_completion),
+        cmocka_unit_test(test_nested_fields),
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_segments),
         cmocka_unit_test(test_tokenized),
