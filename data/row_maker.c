@@ -51,12 +51,9 @@ status source_format(const char *ds_type, record_format *out) {
     static const struct {
         const char *name;
         record_format format;
-    } names[] = {{"json", RECORD_JSON},
-                 {"text", RECORD_LINES},
-                 {"paragraphs", RECORD_PARAGRAPHS},
-                 {"document", RECORD_WHOLE},
-                 {"csv", RECORD_CSV},
-                 {"parquet", RECORD_PARQUET}};
+    } names[] = {
+        {"json", RECORD_JSON},      {"text", RECORD_LINES}, {"paragraphs", RECORD_PARAGRAPHS},
+        {"document", RECORD_WHOLE}, {"csv", RECORD_CSV},    {"parquet", RECORD_PARQUET}};
     *out = RECORD_AUTO;
     if (!ds_type) return STATUS_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

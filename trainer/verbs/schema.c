@@ -56,20 +56,28 @@ static const schema prompt_schema = SCHEMA("type", prompt_fields);
     }
 static const field dataset_fields[] = {
     TEXT(path, FIELD_REQUIRED, NULL,
-         "A file, a folder of files, or org/name of a dataset in the local Hugging Face "
-         "cache."),
+         "A file (.parquet, .json, .jsonl, .csv, .tsv, .txt, with .gz or .zst behind it too), "
+         "a "
+         "pattern (rows/*.jsonl), a folder, org/name of a dataset in the local Hugging Face "
+         "cache, or json, csv, parquet or text with data_files."),
     ROW(FIELD_PROMPT, type, 0, NULL, .table = &prompt_schema,
         .doc =
             "Prompt style by name (alpaca, completion, chat_template ...), or a map that "
             "describes one (system_prompt, format, field_instruction ...); empty: rows hold "
             "input_ids and labels."),
-    TEXT(name, 0, NULL, "A hub dataset's configuration: a folder of it."),
+    TEXT(name, 0, NULL,
+         "A hub dataset's configuration, as its README.md lists them, or a folder of it."),
     TEXT(split, 0, NULL, "Which part: train, train[:500], train[10%:] ..."),
     TEXT(revision, 0, NULL, "Branch, tag or commit of a hub dataset."),
     TEXT(ds_type, 0, NULL,
-         "json, text (a row a line), paragraphs or document; empty: by the file's ending."),
-    LIST(data_files, 0, "Files to read, inside path."),
-    TEXT(field, 0, NULL, "completion: the field with the text; empty: text."),
+         "json, parquet, csv, text (a row a line), paragraphs or document; empty: by the "
+         "file's "
+         "first bytes and its ending."),
+    LIST(data_files, 0,
+         "Files to read, inside path: names and patterns (*.jsonl, part-?/**, [0-4].csv)."),
+    TEXT(field, 0, NULL,
+         "completion: the field with the text; empty: text. In all names of fields a.b is b "
+         "inside of a."),
     TEXT(field_messages, 0, NULL,
          "Chat: the field with the list of messages; empty: messages, else conversations."),
     ROW(FIELD_MAP, message_property_mappings, 0, NULL,
