@@ -135,7 +135,18 @@ static status forward_parts(backend *b, const op_call *c, const linear_size *z,
     return STATUS_OK;
 }
 
-/* u of every part, and the operands with their tails. */
+static status make_thin(backend *b, const op_call *c, const linear_size *z,
+                        const linear_space *at) {
+    for (int k = 0; k < z->parts; k++) {
+        if (!z->rank[k]) continue;
+        adapter_wide x = cuda_linear_input(c, z, k);
+        TRY(cuda_adapter_down(b, &x, c->in[linear_a(k)].data, z->rank[k],
+                              c->attr->linear.scale[k], at->u[k]));
+    }
+    return STATUS_OK;
+}
+
+/* The operands with their tails. */
 static status make_tails(backend *b, const op_call *c, const linear_size *z,
                          const linear_space *at) {
     linear_tail t = cuda_linear_tail(z, z->bias);
@@ -144,10 +155,6 @@ static status make_tails(backend *b, const op_call *c, const linear_size *z,
         t.thin[k] = at->u[k];
         t.b[k] = c->in[linear_b(k)].data;
         t.offset[k] = c->in[linear_bias(k)].data;
-        if (!z->rank[k]) continue;
-        adapter_wide x = cuda_linear_input(c, z, k);
-        TRY(cuda_adapter_down(b, &x, c->in[linear_a(k)].data, z->rank[k],
-                              c->attr->linear.scale[k], at->u[k]));
     }
     TRY(cuda_linear_extend(b, &c->in[LINEAR_X], &t, at->x, ld));
     void *to = column(at->w, z->in, z->type);
@@ -168,6 +175,8 @@ status cuda_linear_forward(backend *b, const op_call *c) {
     cuda_linear_take(&s, &z, &at);
     TRY(cuda_scratch_check(&s, "linear", c->scratch_bytes));
     if (!cuda_linear_gathers(&z)) return forward_parts(b, c, &z, &at);
+    TRY(make_thin(b, c, &z, &at));
+    if (cuda_linear_is_few(c, &z)) return cuda_linear_few(b, c, &z, at.u);
     int64_t ld = cuda_linear_pitch(&z);
     TRY(cuda_linear_gather(b, c, &z, at.w, ld));
     if (at.x) TRY(make_tails(b, c, &z, &at));

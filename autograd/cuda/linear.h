@@ -15,6 +15,11 @@ status cuda_linear_gather(backend *b, const op_call *c, const linear_size *z, vo
 tensor cuda_linear_part(const tensor *t, const linear_size *z, int k);
 adapter_wide cuda_linear_input(const op_call *c, const linear_size *z, int k);
 
+/* linear_few.cu: whether the call has few rows and weights that are read as codes, straight into the
+ * sums; then y, with u [rows, rank] of every part made. */
+bool cuda_linear_is_few(const op_call *c, const linear_size *z);
+status cuda_linear_few(backend *b, const op_call *c, const linear_size *z, float *const u[]);
+
 status cuda_linear_backward_prepare(backend *b, const op_shape *s);
 
 #endif
