@@ -65,6 +65,9 @@ void log_error(const char *format, ...) {
     bool c = colour();
     FORWARD(c ? "\033[31merror:\033[0m " : "error: ", "", "\n");
 }
+void log_progress_end(void) {
+    if (atomic_exchange(&progress_shown, 0)) dprintf(STDERR_FILENO, "\r\033[K");
+}
 void log_progress(const char *format, ...) {
     if (atomic_load(&quiet_) || !log_is_terminal()) return;
     atomic_store(&progress_shown, 0);

@@ -16,6 +16,8 @@ void log_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * other line first clears it. */
 void log_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* Takes it away, before something is written to standard output. */
+void log_progress_end(void);
 void log_quiet(bool quiet); /* drops info and progress, keeps warnings and errors */
 bool log_is_terminal(void); /* stderr */
 bool log_stdout_colour(void);

@@ -192,6 +192,7 @@ static void print_traffic(const json_t *s) {
 static void print_summary(const json_t *s) {
     char device[BYTES_TEXT], host[BYTES_TEXT];
     const char *output = json_string_value(json_object_get(s, "output"));
+    log_progress_end();
     print_table(s);
     print_samples(s);
     double seconds = number(s, NULL, "train_seconds");

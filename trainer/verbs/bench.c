@@ -85,6 +85,7 @@ static status measure(const command *c, const char *folder, backend *b, bench_re
 
 /* Text to standard output or JSON there; with --out the JSON goes to a file too. */
 static status report(const command *c, const bench_report *r) {
+    log_progress_end();
     json_t *o = json_object();
     json_put(&o, "device", json_string(r->device));
     json_put(&o, "quick", json_boolean(c->quick));

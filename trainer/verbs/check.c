@@ -4,6 +4,7 @@
 #include "common/alloc.h"
 #include "common/checked.h"
 #include "common/json.h"
+#include "common/log.h"
 #include "trainer/run/corpus.h"
 #include "trainer/verbs/examples.h"
 #include "trainer/verbs/hub.h"
@@ -66,6 +67,7 @@ static status print_all(const command *c, const config *conf, const session *s,
                         const corpus *rows, const loader *l) {
     const row_set *set = &rows->train.train;
     bool json = c->format == FORMAT_JSON;
+    log_progress_end();
     int64_t n = c->show > set->count ? set->count : c->show;
     if (!json) TRY(print_report_text(rows, l, conf));
     if (json && n <= 0) TRY(print_report_json(rows, l, conf));

@@ -73,6 +73,7 @@ static status open_data(const command *c, const config *conf, session *s, const 
 /* ---- the verb ---- */
 
 static status report(const command *c, const evaluation *e, const char *what) {
+    log_progress_end();
     if (c->format == FORMAT_JSON) {
         json_t *o =
             json_pack("{s:o, s:o, s:I, s:I, s:o}", "loss", metrics_real(e->loss), "perplexity",

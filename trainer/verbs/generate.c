@@ -3,6 +3,7 @@
  * as it stands. */
 #include "common/alloc.h"
 #include "common/json.h"
+#include "common/log.h"
 #include "data/source.h"
 #include "data/template.h"
 #include "trainer/model/generate.h"
@@ -91,6 +92,7 @@ static status answer(const command *c, const config *conf, const asker *a,
                      const char *prompt) {
     id_list ids = {0};
     printer p = {.s = a->s};
+    log_progress_end();
     int64_t most = a->s->request.generate.cache_rows - PROMPT_TOKENS;
     int32_t *tokens = mem_alloc_array((size_t)most + 1, sizeof *tokens, "an answer");
     int32_t eos = tokenizer_eos(a->s->tok),

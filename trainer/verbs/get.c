@@ -207,7 +207,7 @@ static status run(errand *e) {
     announce(e);
     e->shown = e->marked = now();
     s = fetch_run(&e->f, show, e);
-    log_progress("%s", ""); /* what follows stands in a line of its own */
+    log_progress_end();
     return s == STATUS_OK ? print_summary(e) : s;
 }
 

@@ -2,6 +2,7 @@
  * same code as a run up to the point where memory is reserved, so what it prints is exact. */
 #include "common/alloc.h"
 #include "common/checked.h"
+#include "common/log.h"
 #include "trainer/run/gemm_table.h"
 #include "trainer/run/loop.h"
 #include "trainer/run/plan_text.h"
@@ -92,6 +93,7 @@ static status print_plan(run *r, const command *c, const gemm_table_report *tabl
     r->s.request.evaluate_capacity = evaluate;
     session_unplan(&r->s);
     TRY(session_plan(&r->s));
+    log_progress_end();
     return c->format == FORMAT_JSON ? print_json(r, table, longest)
                                     : print_text(r, table, longest);
 }

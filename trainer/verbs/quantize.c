@@ -15,18 +15,29 @@ static status show_progress(void *context, int64_t done, int64_t total) {
     return signals_check("quantizing");
 }
 
+static status print_json(const char *out, int64_t bytes, int64_t weights) {
+    json_t *o = json_pack("{s:s, s:I, s:I}", "out", out, "bytes", (json_int_t)bytes, "weights",
+                          (json_int_t)weights);
+    char *text = o ? json_write_text(o, 0) : NULL;
+    json_decref(o);
+    if (!text) return status_fail(STATUS_MEMORY, "out of memory for the report");
+    puts(text);
+    mem_free(text);
+    return STATUS_OK;
+}
+
 static status report(const command *c, const session *s) {
     file f;
     char size[BYTES_TEXT];
+    int64_t weights = model_config_linear_weights(&s->model);
     TRY(file_open(&f, c->out));
-    if (c->format == FORMAT_JSON)
-        printf("{\"out\":\"%s\",\"bytes\":%lld,\"weights\":%lld}\n", c->out, (long long)f.size,
-               (long long)model_config_linear_weights(&s->model));
-    else
-        printf("%s: %s, %lld weights in 4 bits; use it with quantized_cache=%s\n", c->out,
-               bytes_text(f.size, size), (long long)model_config_linear_weights(&s->model),
-               c->out);
-    return file_close(&f);
+    int64_t bytes = f.size;
+    TRY(file_close(&f));
+    log_progress_end();
+    if (c->format == FORMAT_JSON) return print_json(c->out, bytes, weights);
+    printf("%s: %s, %lld weights in 4 bits; use it with quantized_cache=%s\n", c->out,
+           bytes_text(bytes, size), (long long)weights, c->out);
+    return STATUS_OK;
 }
 
 static status quantize(const command *c, const config *conf, const char *model, session *s) {
