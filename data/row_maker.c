@@ -75,6 +75,7 @@ static status open_chat(row_maker *m) {
                            tokenizer_chat_template(o->tokenizer), o->today, &m->names));
     m->chat = s->chat;
     m->chat.train_on_inputs = o->train_on_inputs;
+    m->chat.whole = chat_template_interprets(m->template);
     int32_t end = chat_template_end(m->template);
     m->chat.ends = end < 0 || end == m->names.eos ? s->train_on_eos : s->train_on_eot;
     return STATUS_OK;
@@ -183,14 +184,13 @@ static status make_completion(const row_maker *m, const json_t *row, span_builde
 }
 
 static status make_chat(const row_maker *m, const json_t *row, row_encoder *e) {
-    if (conversation_has_tools(row, &m->chat) && chat_template_wants_tools(m->template))
+    if (conversation_has_tools(row, &m->chat) && chat_template_refuses_tools(m->template))
         return status_fail(STATUS_DATA,
-                           "the row has tools, which the template %s would show and "
-                           "which are not supported yet",
+                           "the row has tools, which the built-in template %s does not render; "
+                           "the model's own may (chat_template: tokenizer_default)",
                            chat_template_name(m->template));
     TRY(conversation_read(&e->messages, row, &m->chat));
-    TRY(chat_template_render(m->template, e->messages.items, e->messages.count, false,
-                             &e->spans));
+    TRY(chat_template_render(m->template, &e->messages, false, &e->chat, &e->spans));
     return spans_finish(&e->spans);
 }
 
@@ -231,4 +231,5 @@ status row_maker_make(const row_maker *m, const char *path, const data_record *r
 void row_encoder_free(row_encoder *e) {
     spans_free(&e->spans);
     conversation_free(&e->messages);
+    chat_work_free(&e->chat);
 }

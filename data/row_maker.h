@@ -8,6 +8,7 @@
 #include "data/records.h"
 #include "data/source.h"
 #include "data/spans.h"
+#include "data/template.h"
 
 typedef enum source_kind {
     KIND_TOKENIZED,
@@ -33,6 +34,7 @@ typedef struct row_maker {
 typedef struct row_encoder {
     span_builder spans;
     conversation messages;
+    chat_work chat;
 } row_encoder;
 
 /* What `type:` and `ds_type:` (NULL is fine) mean; STATUS_USAGE with the list of what there is. */

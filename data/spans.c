@@ -53,6 +53,15 @@ status literal_compile(literal *out, const char *text, const token_names *names)
     return STATUS_OK;
 }
 
+status literal_compile_text(literal *out, const char *text, size_t bytes,
+                            const token_names *names) {
+    memset(out, 0, sizeof *out);
+    out->text = mem_alloc(bytes + 1, "a template");
+    if (!out->text) return STATUS_MEMORY;
+    memcpy(out->text, text, bytes);
+    return add_text(out, out->text, bytes, names->tokenizer);
+}
+
 void literal_free(literal *l) {
     mem_free(l->text);
     mem_free(l->parts);

@@ -48,6 +48,9 @@ typedef struct token_names {
 /* Finds the control tokens of `text`. A BOS or EOS that the tokenizer does not have is left
  * out. */
 status literal_compile(literal *out, const char *text, const token_names *names);
+/* The same of text without marks, which may hold any byte. */
+status literal_compile_text(literal *out, const char *text, size_t bytes,
+                            const token_names *names);
 void literal_free(literal *l);
 
 typedef struct span_mark {

@@ -1,10 +1,10 @@
-/* template.c: the table of templates, and choosing one of them. See template.h.
+/* template.c: the table of built-in templates, and choosing a template. See template.h.
  *
  * A style says what stands before and after a turn of each role; flags name the few rules that
  * templates have beyond that. Literals are written with LITERAL_* marks. */
 #include "data/template_style.h"
 #include "common/alloc.h"
-#include "common/hash.h"
+#include "common/file.h"
 #include "data/unicode.h"
 
 #include <stdio.h>
@@ -19,9 +19,6 @@
 #define LLAMA3_TURN                                                                           \
     .before[ROLE_OTHER] = LLAMA3_HEAD(LITERAL_ROLE), .after[ROLE_OTHER] = "<|eot_id|>",       \
     .prompt = LLAMA3_HEAD("assistant")
-#define LLAMA31_BEGIN                                                                         \
-    LITERAL_BOS LLAMA3_HEAD("system") "Cutting Knowledge Date: December 2023\n"               \
-                                      "Today Date: "
 #define MISTRAL(user_before, user_after, answer_before, answer_after)                         \
     .begin = LITERAL_BOS, .before[ROLE_USER] = user_before, .after[ROLE_USER] = user_after,   \
     .before[ROLE_ASSISTANT] = answer_before, .after[ROLE_ASSISTANT] = answer_after
@@ -31,24 +28,14 @@
     .after = {"<|end|>\n", "<|end|>\n", "<|end|>\n"}, .prompt = PHI_TURN("assistant")
 #define QWEN_SYSTEM "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
-/* The names with a space are no names to choose: only models' own templates lead there. */
 static const style styles[] = {
     {.name = "chatml", CHATML_TURN},
-    {.name = "chatml with a system message", .flags = DEFAULT_SYSTEM, CHATML_TURN},
     {.name = "qwen_25",
      .flags = DEFAULT_SYSTEM | SKIP_OTHERS | TOOLS,
      .default_system = QWEN_SYSTEM,
      CHATML_TURN},
     {.name = "qwen3", .flags = SKIP_OTHERS | TOOLS | THINK, CHATML_TURN},
     {.name = "llama3", .flags = TRIM, .begin = LITERAL_BOS, LLAMA3_TURN},
-    {.name = "llama 3.1",
-     .flags = TRIM | SYSTEM_BLOCK | TOOLS,
-     .begin = LLAMA31_BEGIN,
-     LLAMA3_TURN},
-    {.name = "llama 3.2",
-     .flags = TRIM | SYSTEM_BLOCK | TOOLS | TODAY,
-     .begin = LLAMA31_BEGIN,
-     LLAMA3_TURN},
     {.name = "mistral_v1",
      .flags = ALTERNATE,
      MISTRAL(" [INST] ", " [/INST]", " ", LITERAL_EOS)},
@@ -57,18 +44,6 @@ static const style styles[] = {
      MISTRAL("[INST] ", "[/INST]", " ", LITERAL_EOS)},
     {.name = "mistral_v3_tekken",
      .flags = ALTERNATE,
-     MISTRAL("[INST]", "[/INST]", "", LITERAL_EOS)},
-    {.name = "mistral 7B v0.1",
-     .flags = ALTERNATE,
-     MISTRAL("[INST] ", " [/INST]", "", LITERAL_EOS " ")},
-    {.name = "mixtral 8x7B",
-     .flags = ALTERNATE,
-     MISTRAL("[INST] ", " [/INST]", "", LITERAL_EOS)},
-    {.name = "mistral with a system message",
-     .flags = ALTERNATE | SYSTEM_FIRST,
-     MISTRAL(" [INST] ", " [/INST]", " ", LITERAL_EOS)},
-    {.name = "mistral nemo",
-     .flags = ALTERNATE | SYSTEM_LAST | TOOLS,
      MISTRAL("[INST]", "[/INST]", "", LITERAL_EOS)},
     {.name = "alpaca",
      .flags = SYSTEM_ONLY_FIRST | SKIP_OTHERS,
@@ -89,26 +64,8 @@ static const style styles[] = {
      .before = {PHI_TURN("system"), PHI_TURN("user"), ""},
      .after = {"<|end|>\n", "<|end|>\n" PHI_TURN("assistant"), "<|end|>\n"}},
     {.name = "phi_35", .flags = SKIP_OTHERS | SYSTEM_NOT_EMPTY, PHI35},
-    {.name = "phi 3", .flags = SKIP_OTHERS, PHI35, .end = LITERAL_EOS},
-    {.name = "phi 3.5", .flags = SKIP_OTHERS | SYSTEM_NOT_EMPTY, PHI35, .end = LITERAL_EOS},
-    {.name = "zephyr chat",
-     .flags = SKIP_OTHERS,
-     .before = {PHI_TURN("system"), PHI_TURN("user"), PHI_TURN("assistant")},
-     .after = {LITERAL_EOS "\n", LITERAL_EOS "\n", LITERAL_EOS "\n"},
-     .prompt = PHI_TURN("assistant")},
 };
 enum { STYLES = sizeof styles / sizeof *styles };
-
-/* Models' own templates by the XXH3-128 of their text without one final line end. Where `tail`
- * is not 0 the template states a system message of its own: the hash is that of the first
- * `head` and the last `tail` bytes, the message is what stands between. */
-static const struct known {
-    uint64_t high, low;
-    uint16_t head, tail;
-    const char *style;
-} known[] = {
-#include "data/template_known.h"
-};
 
 /* ---- choosing ---- */
 
@@ -125,34 +82,43 @@ static const style *find_style(const char *name) {
     return NULL;
 }
 
-/* A default system message is plain text inside a string literal of the template. */
-static bool is_plain(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (text[i] == '\'' || text[i] == '\\' || text[i] == '{' || text[i] == '}')
-            return false;
-    return true;
+/* ---- interpreted templates ---- */
+
+static const char *token_text(const token_names *names, int32_t id) {
+    return id < 0 ? NULL : tokenizer_token(names->tokenizer, id);
 }
 
-static status recognise(const char *text, const style **out, char **default_system) {
-    size_t n = strlen(text);
-    if (n && text[n - 1] == '\n') n--; /* jinja drops it too */
-    *out = NULL;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const struct known *k = &known[i];
-        size_t head = k->head, tail = k->tail;
-        if (tail ? n < head + tail : n != head) continue;
-        hash_stream *h = hash_open();
-        if (!h) return STATUS_MEMORY;
-        hash_update(h, text, head);
-        hash_update(h, text + n - tail, tail);
-        hash128 sum = hash_close(h), wanted = {k->low, k->high};
-        if (!hash_equal(sum, wanted) || !is_plain(text + head, n - tail - head)) continue;
-        *out = find_style(k->style);
-        if (!tail) return STATUS_OK;
-        *default_system = mem_strndup(text + head, n - tail - head);
-        return *default_system ? STATUS_OK : STATUS_MEMORY;
-    }
-    return STATUS_OK;
+/* What the template is given beside the row, as transformers gives it. */
+static status make_settings(chat_template *t) {
+    const char *bos = token_text(&t->names, t->names.bos),
+               *eos = token_text(&t->names, t->names.eos);
+    t->settings = json_object();
+    json_put(&t->settings, "tools", json_null());
+    json_put(&t->settings, "documents", json_null());
+    if (bos) json_put(&t->settings, "bos_token", json_string(bos));
+    if (eos) json_put(&t->settings, "eos_token", json_string(eos));
+    return t->settings ? STATUS_OK : status_fail(STATUS_MEMORY, "out of memory");
+}
+
+static chat_view view_of(const chat_template *t) {
+    return (chat_view){t->jinja, t->settings, t->names, t->date};
+}
+
+static status interpret(chat_template *t, const char *text, const char *where) {
+    status s = jinja_compile(&t->jinja, text, strlen(text), where, STATUS_MODEL);
+    return s == STATUS_OK ? make_settings(t) : s;
+}
+
+/* A template's text, or a file with one. */
+enum { FILE_LIMIT = 4 << 20 };
+static status interpret_file(chat_template *t, const char *path) {
+    char *text;
+    size_t bytes;
+    status s = file_read_all(path, FILE_LIMIT, &text, &bytes);
+    if (s != STATUS_OK) return s == STATUS_IO ? STATUS_USAGE : s;
+    s = interpret(t, text, path);
+    mem_free(text);
+    return s;
 }
 
 static status choose_own(chat_template *t, const char *own) {
@@ -160,15 +126,14 @@ static status choose_own(chat_template *t, const char *own) {
         return status_fail(
             STATUS_MODEL,
             "the model has no chat template of its own: set `chat_template:` to one "
-            "of %s",
+            "of %s, or to a file with a template",
             chat_template_names());
-    TRY(recognise(own, &t->style, &t->default_system));
-    if (!t->style)
-        return status_fail(STATUS_MODEL,
-                           "the model's own chat template is none of those known here: set "
-                           "`chat_template: chatml`, or another of %s",
-                           chat_template_names());
-    return STATUS_OK;
+    return interpret(t, own, "the model's chat template");
+}
+
+static bool is_path(const char *name) {
+    size_t n = strlen(name);
+    return strchr(name, '/') || (n > 6 && !strcmp(name + n - 6, ".jinja"));
 }
 
 static status choose(chat_template *t, const char *name, const char *own) {
@@ -178,11 +143,13 @@ static status choose(chat_template *t, const char *name, const char *own) {
         if (own) return choose_own(t, own);
         name += sizeof fallback - 1;
     }
-    t->style = strchr(name, ' ') ? NULL : find_style(name);
+    if (is_path(name)) return interpret_file(t, name);
+    t->style = find_style(name);
     if (!t->style)
         return status_fail(STATUS_USAGE,
-                           "chat_template: there is no `%s` here; choose one of %s", name,
-                           chat_template_names());
+                           "chat_template: there is no `%s` here; choose one of %s, or a file "
+                           "with a template",
+                           name, chat_template_names());
     return STATUS_OK;
 }
 
@@ -195,8 +162,7 @@ void template_today(char out[TEMPLATE_DATE]) {
 }
 
 static void set_date(chat_template *t, const char *today) {
-    if (!(t->style->flags & SYSTEM_BLOCK)) return;
-    if (!(t->style->flags & TODAY)) today = "26 Jul 2024"; /* what Llama 3.1's states always */
+    if (!jinja_has_date(t->jinja)) return;
     if (today)
         snprintf(t->date, sizeof t->date, "%s", today);
     else
@@ -224,26 +190,65 @@ static status compile(chat_template *t, const token_names *names) {
     return literal_compile(&t->no_think, "<think>\n\n</think>\n\n", names);
 }
 
+/* What is left to do once the template is chosen. */
+static status finish(chat_template *t, const char *today) {
+    if (t->jinja) {
+        set_date(t, today);
+        chat_view v = view_of(t);
+        return chat_view_end(&v, &t->turn_end);
+    }
+    if (t->style->default_system) {
+        t->default_system = mem_strdup(t->style->default_system);
+        if (!t->default_system) return STATUS_MEMORY;
+    }
+    return compile(t, &t->names);
+}
+
+static status start(chat_template **out, const token_names *names) {
+    unicode_setup();
+    *out = mem_alloc(sizeof **out, "a chat template");
+    if (!*out) return STATUS_MEMORY;
+    (*out)->names = *names;
+    (*out)->turn_end = -1;
+    return STATUS_OK;
+}
+
+static status end_start(chat_template **out, status s) {
+    if (s == STATUS_OK) return s;
+    chat_template_close(*out);
+    *out = NULL;
+    return s;
+}
+
 status chat_template_open(chat_template **out, const char *name, const char *own,
                           const char *today, const token_names *names) {
-    *out = NULL;
-    unicode_setup();
-    chat_template *t = mem_alloc(sizeof *t, "a chat template");
-    if (!t) return STATUS_MEMORY;
-    status s = choose(t, name, own);
-    if (s == STATUS_OK && !t->default_system && t->style->default_system) {
-        t->default_system = mem_strdup(t->style->default_system);
-        if (!t->default_system) s = STATUS_MEMORY;
-    }
-    if (s == STATUS_OK) {
-        set_date(t, today);
-        s = compile(t, names);
-    }
-    if (s != STATUS_OK)
-        chat_template_close(t);
-    else
-        *out = t;
-    return s;
+    TRY(start(out, names));
+    status s = choose(*out, name, own);
+    if (s == STATUS_OK) s = finish(*out, today);
+    return end_start(out, s);
+}
+
+status chat_template_open_text(chat_template **out, const char *text, const char *today,
+                               const token_names *names) {
+    TRY(start(out, names));
+    bool file = !strchr(text, '{') && !strchr(text, '\n');
+    status s =
+        file ? interpret_file(*out, text) : interpret(*out, text, "chat_template_jinja");
+    if (s == STATUS_OK) s = finish(*out, today);
+    return end_start(out, s);
+}
+
+status chat_template_set(chat_template *t, const json_t *variables) {
+    if (!json_object_size(variables)) return STATUS_OK;
+    if (!t->jinja)
+        return status_fail(STATUS_USAGE,
+                           "chat_template_kwargs: the built-in template %s has no variables; "
+                           "the model's own may (chat_template: tokenizer_default)",
+                           t->style->name);
+    if (json_object_update(t->settings, (json_t *)variables))
+        return status_fail(STATUS_MEMORY, "out of memory");
+    chat_view v = view_of(t);
+    return chat_view_end(&v, &t->turn_end);
 }
 
 void chat_template_close(chat_template *t) {
@@ -254,25 +259,38 @@ void chat_template_close(chat_template *t) {
     }
     literal *rest[] = {&t->begin, &t->between, &t->end, &t->prompt, &t->think, &t->no_think};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) literal_free(rest[i]);
+    jinja_free(t->jinja);
+    json_decref(t->settings);
     mem_free(t->default_system);
     mem_free(t);
 }
 
 const char *chat_template_name(const chat_template *t) {
-    return t->style->name;
+    return t->jinja ? "tokenizer_default" : t->style->name;
 }
 
 const char *chat_template_date(const chat_template *t) {
     return *t->date ? t->date : NULL;
 }
 
-bool chat_template_wants_tools(const chat_template *t) {
-    return t->style->flags & TOOLS;
+bool chat_template_interprets(const chat_template *t) {
+    return t->jinja != NULL;
+}
+
+bool chat_template_refuses_tools(const chat_template *t) {
+    return t->style && t->style->flags & TOOLS;
 }
 
 int32_t chat_template_end(const chat_template *t) {
     const literal *after = &t->after[ROLE_ASSISTANT];
     for (size_t i = 0; i < after->count; i++)
         if (after->parts[i].id >= 0) return after->parts[i].id;
-    return -1;
+    return t->turn_end;
+}
+
+status chat_template_render(const chat_template *t, const conversation *c, bool prompt,
+                            chat_work *w, span_builder *b) {
+    if (!t->jinja) return chat_style_render(t, c->items, c->count, prompt, b);
+    chat_view v = view_of(t);
+    return chat_view_render(&v, c, prompt, w, b);
 }

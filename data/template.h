@@ -1,41 +1,37 @@
-/* template.h: chat templates, each a row of a table with a hand-written renderer:
- * conversations in, spans out. Byte for byte what jinja2 makes of the template of the same
- * name, or a refusal with the reason; never an approximation.
+/* template.h: chat templates: conversations in, spans out.
  *
- * A template is chosen by name (the built-in ones carry Axolotl's names) or is the model's
- * own, recognised by the hash of its text. Knows roles and text; JSON, field names and which
- * turns are learned are conversation.h's matter. (An interpreter of any Jinja template would
- * stand behind chat_template_open, with the same chat_template_render.) */
+ * A template is the model's own or a text of the configuration, which are interpreted
+ * (template_jinja.h), or one of the built-in ones, which carry Axolotl's names and are rows of
+ * a table with a hand-written renderer: byte for byte what jinja2 makes of the template of
+ * that name, with the labels that Axolotl gives, or a refusal with the reason. Field names of
+ * rows and which turns are learned are conversation.h's matter. */
 #ifndef NIBBLE_DATA_TEMPLATE_H
 #define NIBBLE_DATA_TEMPLATE_H
 
 #include "common/status.h"
+#include "data/conversation.h"
 #include "data/spans.h"
+#include "data/template_jinja.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 
-typedef struct chat_message {
-    const char *role; /* after mapping: system, user, assistant, or another */
-    const char *content;
-    size_t bytes;
-    const char
-        *thinking;  /* reasoning_content, NUL-terminated; NULL = none. Only qwen3 renders it */
-    bool learn;     /* its content */
-    bool learn_end; /* the token that ends the turn */
-} chat_message;
-
 typedef struct chat_template chat_template;
 
 /* `name`: a built-in name; NULL, "" or "tokenizer_default" for the model's own;
- * "tokenizer_default_fallback_NAME" for the model's own, or NAME where it has none. `own`: the
- * model's template text, NULL when there is none. `today`: "26 Jul 2024", for templates that
- * state the date; NULL = template_today. STATUS_USAGE for an unknown name, STATUS_MODEL for a
- * model's template that is none of the known ones, with the way out. Immutable; usable from
- * several threads.
- */
+ * "tokenizer_default_fallback_NAME" for the model's own, or NAME where it has none; a path of
+ * a file with a template (it has a / or ends with .jinja). `own`: the model's template text,
+ * NULL when there is none. `today`: "26 Jul 2024", for templates that ask for the date; NULL =
+ * template_today. STATUS_USAGE for an unknown name, STATUS_MODEL for a template that is wrong
+ * or uses what is not supported, with the way out. Immutable; usable from several threads. */
 status chat_template_open(chat_template **out, const char *name, const char *own,
                           const char *today, const token_names *names);
+/* The same of a template's text, or of the path of a file with one (chat_template_jinja). */
+status chat_template_open_text(chat_template **out, const char *text, const char *today,
+                               const token_names *names);
+/* Variables for an interpreted template (chat_template_kwargs), before it is used; others have
+ * none: STATUS_USAGE. */
+status chat_template_set(chat_template *t, const json_t *variables);
 void chat_template_close(chat_template *t); /* NULL is fine */
 
 const char *chat_template_name(const chat_template *t);
@@ -43,14 +39,16 @@ const char *chat_template_name(const chat_template *t);
 const char *chat_template_date(const chat_template *t);
 /* The token that ends an assistant's turn; -1 when the tokenizer spells it as text. */
 int32_t chat_template_end(const chat_template *t);
+/* Whether it is interpreted, and takes whatever messages hold: chat_fields.whole. */
+bool chat_template_interprets(const chat_template *t);
 /* Whether the template would render a list of tools, which this one cannot. */
-bool chat_template_wants_tools(const chat_template *t);
+bool chat_template_refuses_tools(const chat_template *t);
 
 /* Appends the conversation; with `prompt` what makes the model answer next
- * (add_generation_prompt). STATUS_DATA when the template refuses the conversation, or would
- * render what is not covered. */
-status chat_template_render(const chat_template *t, const chat_message *messages, size_t count,
-                            bool prompt, span_builder *b);
+ * (add_generation_prompt). STATUS_DATA when the template refuses the conversation, or what is
+ * to be learned of it is not in the text. */
+status chat_template_render(const chat_template *t, const conversation *c, bool prompt,
+                            chat_work *w, span_builder *b);
 
 /* "26 Jul 2024": SOURCE_DATE_EPOCH (UTC) where set, else the local date. */
 enum { TEMPLATE_DATE = 32 };

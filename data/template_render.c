@@ -186,8 +186,8 @@ static status render_default_system(const chat_template *t, span_builder *b) {
     return render_turn(t, &system, NULL, false, false, b);
 }
 
-status chat_template_render(const chat_template *t, const chat_message *messages, size_t count,
-                            bool prompt, span_builder *b) {
+status chat_style_render(const chat_template *t, const chat_message *messages, size_t count,
+                         bool prompt, span_builder *b) {
     unsigned flags = t->style->flags;
     if (!count) return status_fail(STATUS_DATA, "the conversation has no message");
     bool has_system = is_role(messages, "system"),

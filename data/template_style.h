@@ -34,10 +34,18 @@ typedef struct style {
 } style;
 
 struct chat_template {
+    jinja_template *jinja; /* interpreted: this and the settings, and no style */
+    json_t *settings;
+    token_names names;
+    int32_t turn_end; /* the token, of an interpreted one */
     const style *style;
     char *default_system;
     char date[TEMPLATE_DATE]; /* "" when the template states none */
     literal begin, before[ROLES], after[ROLES], between, end, prompt, think, no_think;
 };
+
+/* template_render.c: by a style. */
+status chat_style_render(const chat_template *t, const chat_message *messages, size_t count,
+                         bool prompt, span_builder *b);
 
 #endif

@@ -38,12 +38,20 @@ static status open_asker(asker *a, session *s, const command *c, const config *c
 static status prompt_ids(const asker *a, const char *text, id_list *out) {
     if (!a->template)
         return tokenizer_encode(a->s->tok, text, strlen(text), TOKENIZER_ADD_SPECIAL, out);
-    chat_message user = {.role = "user", .content = text, .bytes = strlen(text)};
+    chat_fields fields = {.whole = chat_template_interprets(a->template)};
+    conversation c = {0};
+    chat_work w = {0};
     span_builder b = {.names = a->names};
-    status s = chat_template_render(a->template, &user, 1, true, &b);
+    json_t *row = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content", text);
+    status s = row ? conversation_read(&c, row, &fields)
+                   : status_fail(STATUS_DATA, "the prompt is no UTF-8");
+    if (s == STATUS_OK) s = chat_template_render(a->template, &c, true, &w, &b);
     if (s == STATUS_OK) s = spans_finish(&b);
     if (s == STATUS_OK) s = id_list_append(out, b.ids.items, b.ids.count);
     spans_free(&b);
+    chat_work_free(&w);
+    conversation_free(&c);
+    json_decref(row);
     return s;
 }
 
