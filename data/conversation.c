@@ -140,7 +140,9 @@ static status add_message(conversation *c, const json_t *m, size_t number,
     c->items[c->count - 1].thinking = json_string_value(json_object_get(m, thinking));
     TRY(read_training(c, m, number, f));
     if (!f->whole) return STATUS_OK;
-    message_keys keys = {role_key, content_key, thinking, f->properties, f->property_count};
+    message_keys keys = {role_key,      content_key,
+                         thinking,      or_else(f->thinking_name, "reasoning_content"),
+                         f->properties, f->property_count};
     return conversation_put_message(&c->data, m, name, &keys, number);
 }
 

@@ -48,6 +48,7 @@ typedef struct chat_fields {
     const char *role,
         *content;         /* in a message; usual: role, content; from, value where they are */
     const char *thinking; /* usual: reasoning_content */
+    const char *thinking_name; /* the template's name of that; usual: reasoning_content */
     const char *system;   /* beside the list: a system message to put first; usual: system */
     const char *tools;    /* beside the list; usual: tools */
     const char *training; /* in a message: true or false, whether it is learned; usual: none */

@@ -107,7 +107,7 @@ static status put_renamed(json_t **out, const json_t *message, const message_key
     json_t *value = row_field(message, k->content);
     if (value) TRY(put_value(out, "content", value, number));
     value = row_field(message, k->thinking);
-    if (value) TRY(put_value(out, "reasoning_content", value, number));
+    if (value) TRY(put_value(out, k->thinking_name, value, number));
     for (size_t i = 0; i < k->property_count; i++) {
         const property *p = &k->properties[i];
         value = row_field(message, p->key);

@@ -7,7 +7,7 @@
 #include "data/conversation.h"
 
 typedef struct message_keys { /* in the row */
-    const char *role, *content, *thinking;
+    const char *role, *content, *thinking, *thinking_name;
     const property *properties;
     size_t property_count;
 } message_keys;

@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { MERGE_ORDER = 8, HELD_OUT = 0 }; /* Philox modules; the loader has 0 to 2 of SHUFFLE */
-enum { VERSION = 1 }; /* of how rows are made: part of the prepared rows' name */
+enum { VERSION = 2 }; /* of how rows are made: part of the prepared rows' name */
 
 /* ---- orders ---- */
 

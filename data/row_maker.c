@@ -70,9 +70,14 @@ status source_format(const char *ds_type, record_format *out) {
 static status open_chat(row_maker *m) {
     const dataset_source *s = m->source;
     const dataset_options *o = m->options;
-    TRY(chat_template_open(&m->template,
-                           s->chat_template ? s->chat_template : o->chat_template,
-                           tokenizer_chat_template(o->tokenizer), o->today, &m->names));
+    bool own = s->chat_template || s->chat_template_jinja; /* the dataset says which */
+    template_choice c = {.name = own ? s->chat_template : o->chat_template,
+                         .text = s->chat_template_jinja ? s->chat_template_jinja
+                                                        : o->chat_template_jinja,
+                         .variables = o->chat_template_kwargs,
+                         .own = tokenizer_chat_template(o->tokenizer),
+                         .today = o->today};
+    TRY(chat_template_choose(&m->template, &c, &m->names));
     m->chat = s->chat;
     m->chat.train_on_inputs = o->train_on_inputs;
     m->chat.whole = chat_template_interprets(m->template);
@@ -185,10 +190,11 @@ static status make_completion(const row_maker *m, const json_t *row, span_builde
 
 static status make_chat(const row_maker *m, const json_t *row, row_encoder *e) {
     if (conversation_has_tools(row, &m->chat) && chat_template_refuses_tools(m->template))
-        return status_fail(STATUS_DATA,
-                           "the row has tools, which the built-in template %s does not render; "
-                           "the model's own may (chat_template: tokenizer_default)",
-                           chat_template_name(m->template));
+        return status_fail(
+            STATUS_DATA,
+            "the row has tools, which the built-in template %s does not render; "
+            "the model's own may (chat_template: tokenizer_default)",
+            chat_template_name(m->template));
     TRY(conversation_read(&e->messages, row, &m->chat));
     TRY(chat_template_render(m->template, &e->messages, false, &e->chat, &e->spans));
     return spans_finish(&e->spans);

@@ -324,6 +324,12 @@ static void take_chat(hash_stream *h, const chat_fields *c) {
     take(h, "system", c->system);
     take(h, "tools", c->tools);
     take(h, "training", c->training);
+    take(h, "detail", c->detail);
+    take(h, "thinking_name", c->thinking_name);
+    for (size_t i = 0; i < c->property_count; i++) {
+        take(h, "property", c->properties[i].name);
+        take(h, "key", c->properties[i].key);
+    }
     for (size_t r = 0; r < c->role_count; r++) {
         take(h, "role_name", c->roles[r].role);
         for (size_t i = 0; i < c->roles[r].count; i++) take(h, "means", c->roles[r].names[i]);
@@ -352,12 +358,12 @@ static const char *endings_of(const char *path) {
 
 status source_identify(const dataset_source *s, const dataset_options *o, hash_stream *h) {
     row_maker m;
-    TRY(row_maker_open(&m, s,
-                       o)); /* the template's name stands for its rules, and its date counts */
-    take(h, "template", m.template ? chat_template_name(m.template) : NULL);
+    TRY(row_maker_open(&m, s, o));
+    status t = m.template ? chat_template_identify(m.template, h) : STATUS_OK;
     take(h, "date", m.template ? chat_template_date(m.template) : NULL);
     take_number(h, "ends", m.chat.ends);
     row_maker_close(&m);
+    TRY(t);
     take(h, "type", s->type);
     take_number(h, "custom_prompt", s->custom_prompt);
     take_prompt(h, &s->prompt);

@@ -37,7 +37,7 @@ typedef struct dataset_source {
     const char *field;    /* completion: usual "text" */
     chat_fields chat;     /* `ends` and `train_on_inputs` are set from below */
     learn_ends train_on_eos, train_on_eot; /* for a turn's end that is EOS, or another token */
-    const char *chat_template;             /* overrides the run's */
+    const char *chat_template, *chat_template_jinja; /* override the run's */
     int64_t shards, shard; /* > 1: only rows whose number modulo shards is shard */
 } dataset_source;
 
@@ -51,9 +51,10 @@ typedef struct dataset_options {
     const tokenizer *tokenizer;        /* NULL is fine when all rows are tokenized */
     const char *tokenizer_folder;      /* its files are part of the prepared rows' identity */
     const char *bos_token, *eos_token; /* special_tokens; NULL: the tokenizer's */
-    int32_t vocabulary;        /* ids of tokenized rows must be below; 0: not checked */
-    const char *chat_template; /* see template.h */
-    const char *today;         /* the date that some templates state; NULL: today */
+    int32_t vocabulary; /* ids of tokenized rows must be below; 0: not checked */
+    const char *chat_template, *chat_template_jinja; /* see template.h */
+    const json_t *chat_template_kwargs;
+    const char *today; /* the date that some templates state; NULL: today */
     bool train_on_inputs;
     int64_t sequence_len;
     long_rows long_rows;
@@ -64,7 +65,7 @@ typedef struct dataset_options {
     double held_out;      /* val_set_size: < 1 a part of the rows, else rows; 0: none */
     uint64_t seed;
     status (*go_on)(void); /* asked between batches of rows: not STATUS_OK ends it; or NULL */
-    const char *prepared; /* dataset_prepared_path; NULL: rows are made anew */
+    const char *prepared;  /* dataset_prepared_path; NULL: rows are made anew */
 } dataset_options;
 
 /* What happened to the rows, for the summary and `check`. */
@@ -81,8 +82,9 @@ typedef struct dataset_report {
     int64_t kept;             /* rows (pieces) that are there now, held out ones included */
     int64_t tokens, targets;  /* of these */
     int64_t longest;          /* tokens of the longest of these */
-    int64_t longest_seen; /* before dropping and truncating: what sequence_len would keep all */
-    char first_bad[512];  /* the message of the first bad row */
+    int64_t
+        longest_seen;    /* before dropping and truncating: what sequence_len would keep all */
+    char first_bad[512]; /* the message of the first bad row */
     /* of the last conversation dataset: its template, the date that it states (given as `today`
      * it makes the same rows again), and the token that ends a turn, -1 when there is none */
     char template_name[64], template_date[32];

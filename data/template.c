@@ -105,6 +105,7 @@ static chat_view view_of(const chat_template *t) {
 }
 
 static status interpret(chat_template *t, const char *text, const char *where) {
+    t->text_hash = hash_bytes(text, strlen(text));
     status s = jinja_compile(&t->jinja, text, strlen(text), where, STATUS_MODEL);
     return s == STATUS_OK ? make_settings(t) : s;
 }
@@ -222,23 +223,16 @@ static status end_start(chat_template **out, status s) {
 
 status chat_template_open(chat_template **out, const char *name, const char *own,
                           const char *today, const token_names *names) {
-    TRY(start(out, names));
-    status s = choose(*out, name, own);
-    if (s == STATUS_OK) s = finish(*out, today);
-    return end_start(out, s);
+    template_choice c = {.name = name, .own = own, .today = today};
+    return chat_template_choose(out, &c, names);
 }
 
-status chat_template_open_text(chat_template **out, const char *text, const char *today,
-                               const token_names *names) {
-    TRY(start(out, names));
+static status choose_text(chat_template *t, const char *text) {
     bool file = !strchr(text, '{') && !strchr(text, '\n');
-    status s =
-        file ? interpret_file(*out, text) : interpret(*out, text, "chat_template_jinja");
-    if (s == STATUS_OK) s = finish(*out, today);
-    return end_start(out, s);
+    return file ? interpret_file(t, text) : interpret(t, text, "chat_template_jinja");
 }
 
-status chat_template_set(chat_template *t, const json_t *variables) {
+static status set_variables(chat_template *t, const json_t *variables) {
     if (!json_object_size(variables)) return STATUS_OK;
     if (!t->jinja)
         return status_fail(STATUS_USAGE,
@@ -247,8 +241,32 @@ status chat_template_set(chat_template *t, const json_t *variables) {
                            t->style->name);
     if (json_object_update(t->settings, (json_t *)variables))
         return status_fail(STATUS_MEMORY, "out of memory");
-    chat_view v = view_of(t);
-    return chat_view_end(&v, &t->turn_end);
+    return STATUS_OK;
+}
+
+status chat_template_choose(chat_template **out, const template_choice *c,
+                            const token_names *names) {
+    bool named = c->name && *c->name && strcmp(c->name, "jinja") != 0;
+    if (!c->text && c->name && !strcmp(c->name, "jinja"))
+        return status_fail(STATUS_USAGE,
+                           "chat_template: jinja needs chat_template_jinja, a template's text "
+                           "or file");
+    TRY(start(out, names));
+    status s = c->text && !named ? choose_text(*out, c->text) : choose(*out, c->name, c->own);
+    if (s == STATUS_OK) s = set_variables(*out, c->variables);
+    if (s == STATUS_OK) s = finish(*out, c->today);
+    return end_start(out, s);
+}
+
+status chat_template_identify(const chat_template *t, hash_stream *h) {
+    hash_update(h, chat_template_name(t), strlen(chat_template_name(t)));
+    if (!t->jinja) return STATUS_OK;
+    char *settings = json_write_text(t->settings, JSON_SORT_KEYS);
+    if (!settings) return STATUS_MEMORY;
+    hash_update(h, settings, strlen(settings));
+    hash_update(h, &t->text_hash, sizeof t->text_hash);
+    mem_free(settings);
+    return STATUS_OK;
 }
 
 void chat_template_close(chat_template *t) {

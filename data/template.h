@@ -8,6 +8,7 @@
 #ifndef NIBBLE_DATA_TEMPLATE_H
 #define NIBBLE_DATA_TEMPLATE_H
 
+#include "common/hash.h"
 #include "common/status.h"
 #include "data/conversation.h"
 #include "data/spans.h"
@@ -26,12 +27,17 @@ typedef struct chat_template chat_template;
  * or uses what is not supported, with the way out. Immutable; usable from several threads. */
 status chat_template_open(chat_template **out, const char *name, const char *own,
                           const char *today, const token_names *names);
-/* The same of a template's text, or of the path of a file with one (chat_template_jinja). */
-status chat_template_open_text(chat_template **out, const char *text, const char *today,
-                               const token_names *names);
-/* Variables for an interpreted template (chat_template_kwargs), before it is used; others have
- * none: STATUS_USAGE. */
-status chat_template_set(chat_template *t, const json_t *variables);
+
+/* What a configuration says of the template. */
+typedef struct template_choice {
+    const char *name; /* chat_template; "jinja": the text */
+    const char *text; /* chat_template_jinja: a template, or the path of a file with one */
+    const json_t *variables; /* chat_template_kwargs, for interpreted templates; NULL: none */
+    const char *own, *today; /* as above */
+} template_choice;
+/* The same with all that; a text without a name, or with the name jinja, is taken. */
+status chat_template_choose(chat_template **out, const template_choice *c,
+                            const token_names *names);
 void chat_template_close(chat_template *t); /* NULL is fine */
 
 const char *chat_template_name(const chat_template *t);
@@ -39,6 +45,8 @@ const char *chat_template_name(const chat_template *t);
 const char *chat_template_date(const chat_template *t);
 /* The token that ends an assistant's turn; -1 when the tokenizer spells it as text. */
 int32_t chat_template_end(const chat_template *t);
+/* Takes what decides the renderings into a hash. */
+status chat_template_identify(const chat_template *t, hash_stream *h);
 /* Whether it is interpreted, and takes whatever messages hold: chat_fields.whole. */
 bool chat_template_interprets(const chat_template *t);
 /* Whether the template would render a list of tools, which this one cannot. */

@@ -36,6 +36,7 @@ typedef struct style {
 struct chat_template {
     jinja_template *jinja; /* interpreted: this and the settings, and no style */
     json_t *settings;
+    hash128 text_hash;
     token_names names;
     int32_t turn_end; /* the token, of an interpreted one */
     const style *style;

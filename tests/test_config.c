@@ -360,10 +360,14 @@ static char *everything[] = {
     "message_field_training: t, "
     "roles: {user: [human], assistant: [gpt, model]}, roles_to_train: [assistant], "
     "train_on_eos: all, train_on_eot: none, chat_template: chatml, drop_system_message: true, "
+    "chat_template_jinja: a.jinja, field_tools: t, template_thinking_key: thought, "
+    "message_field_training_detail: d, "
     "shards: 4, shards_idx: 1, field_instruction: q, field_output: \"true\"}",
     "test_datasets=[{path: t.jsonl, type: }]",
     "dataset_prepared_path=prep",
     "chat_template=llama3",
+    "chat_template_jinja='{{ messages }}'",
+    "chat_template_kwargs={enable_thinking: false, x: a}",
     "eot_tokens=['<|eot|>']",
     "train_on_inputs=true",
     "shuffle_merged_datasets=false",

@@ -52,6 +52,10 @@ void dataset_config_free(dataset_config *d) {
         &d->message_field_content,
         &d->message_field_training,
         &d->chat_template,
+        &d->chat_template_jinja,
+        &d->message_field_training_detail,
+        &d->field_tools,
+        &d->template_thinking_key,
         &p->system_prompt,
         &p->system_format,
         &p->field_system,
@@ -84,13 +88,14 @@ void config_free(config *c) {
         &c->output_dir,      &c->resume_from_checkpoint,
         &c->resolved,        &s->bos_token,
         &s->eos_token,       &s->pad_token,
-        &s->unk_token,
+        &s->unk_token,       &c->chat_template_jinja,
     };
     free_texts(texts, COUNT(texts));
     config_list_free(&s->additional_special_tokens);
     config_list_free(&c->lora_target_modules);
     config_list_free(&c->lora_modules_to_save);
     config_list_free(&c->eot_tokens);
+    free_map(&c->chat_template_kwargs);
     config_list_free(&c->sample_prompts);
     config_list_free(&c->ignored);
     free_datasets(&c->datasets);
@@ -135,4 +140,22 @@ int64_t config_save_interval(const config *c, int64_t total_steps, int64_t steps
 int64_t config_eval_interval(const config *c, int64_t total_steps, int64_t steps_per_epoch) {
     return interval(c->eval_strategy, c->eval_steps, c->evals_per_epoch, total_steps,
                     steps_per_epoch);
+}
+
+static json_t *variable(const char *text) {
+    json_error_t e;
+    json_t *v = json_loads(text, JSON_DECODE_ANY, &e);
+    bool word = json_is_boolean(v) || json_is_null(v) || json_is_number(v);
+    if (word) return v;
+    json_decref(v);
+    if (!strcmp(text, "True") || !strcmp(text, "False")) return json_boolean(*text == 'T');
+    return json_string(text);
+}
+
+json_t *config_template_variables(const config *c) {
+    json_t *o = json_object();
+    for (size_t i = 0; i < c->chat_template_kwargs.count; i++)
+        json_put(&o, c->chat_template_kwargs.items[i].key,
+                 variable(c->chat_template_kwargs.items[i].value));
+    return o;
 }

@@ -20,6 +20,8 @@
 #ifndef NIBBLE_TRAINER_RUN_CONFIG_H
 #define NIBBLE_TRAINER_RUN_CONFIG_H
 
+#include "common/json.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -167,7 +169,10 @@ typedef struct dataset_config {
     config_groups roles; /* role of the template -> names in the rows; empty: the usual ones */
     config_list roles_to_train; /* empty: assistant */
     config_train_on train_on_eos, train_on_eot;
-    char *chat_template; /* overrides the run's */
+    char *message_field_training_detail;       /* list of character ranges in a message */
+    char *field_tools;                         /* beside the list; NULL: tools */
+    char *template_thinking_key;               /* NULL: reasoning_content */
+    char *chat_template, *chat_template_jinja; /* override the run's */
     bool drop_system_message;
     int64_t shards, shards_idx; /* CONFIG_NOT_SET, or part shards_idx of shards */
 } dataset_config;
@@ -220,8 +225,10 @@ typedef struct config {
     dataset_list datasets, test_datasets;
     double val_set_size; /* < 1: fraction of the rows, >= 1: rows, 0: none */
     char *dataset_prepared_path;
-    char *chat_template;    /* NULL or "tokenizer_default": the tokenizer's own */
-    config_list eot_tokens; /* end-of-turn tokens beside EOS */
+    char *chat_template;             /* NULL or "tokenizer_default": the tokenizer's own */
+    char *chat_template_jinja;       /* a template's text or file */
+    config_map chat_template_kwargs; /* variables of an interpreted template */
+    config_list eot_tokens;          /* end-of-turn tokens beside EOS */
     bool train_on_inputs;
     bool shuffle_merged_datasets;
     bool curriculum_sampling; /* rows in the files' order during training */
@@ -302,6 +309,10 @@ typedef struct config {
 void config_free(config *c);
 void config_list_free(config_list *list);
 void dataset_config_free(dataset_config *d);
+
+/* chat_template_kwargs as an object: true, false, null and numbers by their look, other values
+ * as texts. To be released with json_decref; NULL when out of memory. */
+json_t *config_template_variables(const config *c);
 
 /* What bf16, fp16 ask for. PRECISION_AUTO is left to whoever knows the hardware. */
 config_precision config_compute_precision(const config *c);

@@ -28,7 +28,8 @@ static const char *mapped(const dataset_config *d, const char *property) {
     return NULL;
 }
 
-static void source_of(const dataset_config *d, dataset_source *s, role_names *roles) {
+static void source_of(const dataset_config *d, dataset_source *s, role_names *roles,
+                      property *properties) {
     const dataset_prompt *p = &d->prompt;
     *s = (dataset_source){.path = d->path,
                           .name = d->name,
@@ -42,6 +43,7 @@ static void source_of(const dataset_config *d, dataset_source *s, role_names *ro
                           .train_on_eos = ends_of[d->train_on_eos],
                           .train_on_eot = ends_of[d->train_on_eot],
                           .chat_template = d->chat_template,
+                          .chat_template_jinja = d->chat_template_jinja,
                           .shards = d->shards == CONFIG_NOT_SET ? 0 : d->shards,
                           .shard = d->shards_idx == CONFIG_NOT_SET ? 0 : d->shards_idx};
     s->prompt = (prompt_format){.field_instruction = p->field_instruction,
@@ -56,11 +58,19 @@ static void source_of(const dataset_config *d, dataset_source *s, role_names *ro
         roles[i] = (role_names){d->roles.items[i].key,
                                 (const char *const *)d->roles.items[i].values.items,
                                 d->roles.items[i].values.count};
+    for (size_t i = 0; i < d->message_property_mappings.count; i++)
+        properties[i] = (property){d->message_property_mappings.items[i].key,
+                                   d->message_property_mappings.items[i].value};
     s->chat = (chat_fields){.messages = d->field_messages,
                             .role = mapped(d, "role"),
                             .content = mapped(d, "content"),
                             .thinking = mapped(d, "reasoning_content"),
+                            .thinking_name = d->template_thinking_key,
+                            .tools = d->field_tools,
                             .training = d->message_field_training,
+                            .detail = d->message_field_training_detail,
+                            .properties = properties,
+                            .property_count = d->message_property_mappings.count,
                             .roles = roles,
                             .role_count = d->roles.count,
                             .roles_to_train = (const char *const *)d->roles_to_train.items,
@@ -69,19 +79,25 @@ static void source_of(const dataset_config *d, dataset_source *s, role_names *ro
 }
 
 static status open_list(dataset *out, const dataset_list *list, const dataset_options *o) {
-    size_t most = 1;
-    for (size_t i = 0; i < list->count; i++) most += list->items[i].roles.count;
+    size_t most = 1, named = 1;
+    for (size_t i = 0; i < list->count; i++) {
+        most += list->items[i].roles.count;
+        named += list->items[i].message_property_mappings.count;
+    }
+    property *properties = mem_alloc_array(named, sizeof *properties, "datasets");
     dataset_source *sources = mem_alloc_array(list->count + 1, sizeof *sources, "datasets");
     role_names *roles = mem_alloc_array(most, sizeof *roles, "datasets");
-    status s = sources && roles ? STATUS_OK : STATUS_MEMORY;
-    size_t used = 0;
+    status s = sources && roles && properties ? STATUS_OK : STATUS_MEMORY;
+    size_t used = 0, given = 0;
     for (size_t i = 0; s == STATUS_OK && i < list->count; i++) {
-        source_of(&list->items[i], &sources[i], roles + used);
+        source_of(&list->items[i], &sources[i], roles + used, properties + given);
         used += list->items[i].roles.count;
+        given += list->items[i].message_property_mappings.count;
     }
     if (s == STATUS_OK) s = dataset_open(out, sources, list->count, o);
     mem_free(sources);
     mem_free(roles);
+    mem_free(properties);
     return s;
 }
 
@@ -93,8 +109,11 @@ static status check_eot_tokens(const config *c, const dataset_options *o) {
     token_names names;
     chat_template *t;
     TRY(dataset_token_names(o, &names));
-    TRY(chat_template_open(&t, c->chat_template, tokenizer_chat_template(o->tokenizer), NULL,
-                           &names));
+    template_choice choice = {.name = c->chat_template,
+                              .text = c->chat_template_jinja,
+                              .variables = o->chat_template_kwargs,
+                              .own = tokenizer_chat_template(o->tokenizer)};
+    TRY(chat_template_choose(&t, &choice, &names));
     int32_t end = chat_template_end(t);
     bool agrees = false; /* further tokens never occur in what the template renders */
     status s = STATUS_OK;
@@ -151,16 +170,16 @@ static status still_wanted(void) {
     return signals_check("preparing the data");
 }
 
-status corpus_open(corpus *out, const config *c, const tokenizer *tok,
-                   const char *tokenizer_folder, int32_t vocabulary, const char *today) {
-    memset(out, 0, sizeof *out);
-    if (synthetic_is(c->base_model)) return synthetic_rows(&out->train, c, vocabulary);
+static status open_rows(corpus *out, const config *c, const tokenizer *tok,
+                        const char *tokenizer_folder, int32_t vocabulary, const char *today) {
     dataset_options o = {.tokenizer = tok,
                          .tokenizer_folder = tokenizer_folder,
                          .bos_token = c->special_tokens.bos_token,
                          .eos_token = c->special_tokens.eos_token,
                          .vocabulary = vocabulary,
                          .chat_template = c->chat_template,
+                         .chat_template_jinja = c->chat_template_jinja,
+                         .chat_template_kwargs = out->template_variables,
                          .today = today,
                          .train_on_inputs = c->train_on_inputs,
                          .sequence_len = c->sequence_len,
@@ -188,9 +207,24 @@ status corpus_open(corpus *out, const config *c, const tokenizer *tok,
     return STATUS_OK;
 }
 
+status corpus_open(corpus *out, const config *c, const tokenizer *tok,
+                   const char *tokenizer_folder, int32_t vocabulary, const char *today) {
+    memset(out, 0, sizeof *out);
+    if (synthetic_is(c->base_model)) return synthetic_rows(&out->train, c, vocabulary);
+    out->template_variables = config_template_variables(c);
+    if (!out->template_variables) return status_fail(STATUS_MEMORY, "out of memory");
+    status s = open_rows(out, c, tok, tokenizer_folder, vocabulary, today);
+    if (s != STATUS_OK) {
+        json_decref(out->template_variables);
+        out->template_variables = NULL;
+    }
+    return s;
+}
+
 void corpus_close(corpus *c) {
     dataset_close(&c->train);
     dataset_close(&c->test);
+    json_decref(c->template_variables);
     memset(c, 0, sizeof *c);
 }
 

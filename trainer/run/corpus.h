@@ -11,7 +11,8 @@ typedef struct corpus {
     dataset train; /* .held_out: val_set_size of `datasets` */
     dataset test;  /* of test_datasets; its .train holds the rows */
     bool has_test;
-    dataset_options options; /* as used */
+    dataset_options options;    /* as used */
+    json_t *template_variables; /* chat_template_kwargs */
 } corpus;
 
 /* A synthetic base has rows of its own, sequence_len random ids each, and the configuration's

@@ -30,9 +30,16 @@ static status open_asker(asker *a, session *s, const command *c, const config *c
                          .bos_token = conf->special_tokens.bos_token,
                          .eos_token = conf->special_tokens.eos_token};
     TRY(dataset_token_names(&o, &a->names));
-    if (c->raw || (!conf->chat_template && !tokenizer_chat_template(s->tok))) return STATUS_OK;
-    return chat_template_open(&a->template, conf->chat_template,
-                              tokenizer_chat_template(s->tok), NULL, &a->names);
+    template_choice choice = {.name = conf->chat_template,
+                              .text = conf->chat_template_jinja,
+                              .own = tokenizer_chat_template(s->tok)};
+    if (c->raw || !(choice.name || choice.text || choice.own)) return STATUS_OK;
+    json_t *variables = config_template_variables(conf);
+    choice.variables = variables;
+    status made = variables ? chat_template_choose(&a->template, &choice, &a->names)
+                            : status_fail(STATUS_MEMORY, "out of memory");
+    json_decref(variables);
+    return made;
 }
 
 static status prompt_ids(const asker *a, const char *text, id_list *out) {
