@@ -85,7 +85,7 @@ static const style *find_style(const char *name) {
 /* ---- interpreted templates ---- */
 
 static const char *token_text(const token_names *names, int32_t id) {
-    return id < 0 ? NULL : tokenizer_token(names->tokenizer, id);
+    return id < 0 || !names->tokenizer ? NULL : tokenizer_token(names->tokenizer, id);
 }
 
 /* What the template is given beside the row, as transformers gives it. */
@@ -195,6 +195,7 @@ static status compile(chat_template *t, const token_names *names) {
 static status finish(chat_template *t, const char *today) {
     if (t->jinja) {
         set_date(t, today);
+        if (!t->names.tokenizer) return STATUS_OK; /* for text alone */
         chat_view v = view_of(t);
         return chat_view_end(&v, &t->turn_end);
     }
@@ -311,4 +312,17 @@ status chat_template_render(const chat_template *t, const conversation *c, bool 
     if (!t->jinja) return chat_style_render(t, c->items, c->count, prompt, b);
     chat_view v = view_of(t);
     return chat_view_render(&v, c, prompt, w, b);
+}
+
+status chat_template_text(const chat_template *t, const json_t *data, bool prompt,
+                          chat_work *w, const char **text, size_t *bytes, const char **error) {
+    *error = NULL;
+    if (!t->jinja)
+        return status_fail(STATUS_USAGE, "the built-in template %s gives no text, only tokens",
+                           t->style->name);
+    chat_view v = view_of(t);
+    status s = chat_view_text(&v, data, prompt, w);
+    if (s == STATUS_DATA && *w->rendering.error) *error = w->rendering.error;
+    *text = w->rendering.text, *bytes = w->rendering.bytes;
+    return s;
 }

@@ -58,6 +58,12 @@ bool chat_template_refuses_tools(const chat_template *t);
 status chat_template_render(const chat_template *t, const conversation *c, bool prompt,
                             chat_work *w, span_builder *b);
 
+/* What an interpreted template makes of {messages, tools, variables}, as text, valid until w is
+ * used again. STATUS_DATA, and *error is "TemplateError: ..." (else NULL), where the template
+ * refuses. */
+status chat_template_text(const chat_template *t, const json_t *data, bool prompt,
+                          chat_work *w, const char **text, size_t *bytes, const char **error);
+
 /* "26 Jul 2024": SOURCE_DATE_EPOCH (UTC) where set, else the local date. */
 enum { TEMPLATE_DATE = 32 };
 void template_today(char out[TEMPLATE_DATE]);

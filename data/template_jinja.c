@@ -304,14 +304,14 @@ static status put_pieces(const chat_work *w, span_builder *b) {
     return STATUS_OK;
 }
 
-static status begin(const chat_view *v, const conversation *c, bool prompt, chat_work *w) {
+status chat_view_text(const chat_view *v, const json_t *data, bool prompt, chat_work *w) {
     w->rendering.today = NULL;
     memset(&w->today, 0, sizeof w->today);
     if (*v->date && strptime(v->date, "%d %b %Y", &w->today)) {
         w->today.tm_hour = 12;
         w->rendering.today = &w->today;
     }
-    TRY(jinja_load(&w->rendering, v->settings, c->data));
+    TRY(jinja_load(&w->rendering, v->settings, data));
     return jinja_render(v->template, &w->rendering, SIZE_MAX, prompt);
 }
 
@@ -328,7 +328,7 @@ static void forget_others(chat_work *w, const token_names *names) {
 
 status chat_view_render(const chat_view *v, const conversation *c, bool prompt, chat_work *w,
                         span_builder *b) {
-    TRY(begin(v, c, prompt, w));
+    TRY(chat_view_text(v, c->data, prompt, w));
     forget_others(w, &v->names);
     TRY(cut(w, &v->names));
     size_t bytes = w->rendering.bytes;
@@ -341,7 +341,7 @@ status chat_view_render(const chat_view *v, const conversation *c, bool prompt, 
 
 static status find_turn_end(const chat_view *v, conversation *c, chat_work *w, int32_t *out) {
     byte_range end;
-    status s = begin(v, c, false, w);
+    status s = chat_view_text(v, c->data, false, w);
     if (s != STATUS_OK) return s == STATUS_DATA ? STATUS_OK : s;
     TRY(cut(w, &v->names));
     TRY(find_extents(w, c->count));

@@ -68,6 +68,8 @@ typedef struct chat_view { /* what the template is given beside the row */
  * not in the text. */
 status chat_view_render(const chat_view *v, const conversation *c, bool prompt, chat_work *w,
                         span_builder *b);
+/* Only the text, which stays in w->rendering. */
+status chat_view_text(const chat_view *v, const json_t *data, bool prompt, chat_work *w);
 /* The token that ends an assistant's turn, by rendering one; -1 when there is none. */
 status chat_view_end(const chat_view *v, int32_t *out);
 

@@ -265,13 +265,18 @@ static status check_template(context *x, const char *name) {
     const char *word =
         strncmp(name, fallback, sizeof fallback - 1) ? name : name + sizeof fallback - 1;
     size_t length = strlen(word);
+    size_t bytes = strlen(name);
+    bool file = strchr(name, '/') || (bytes > 6 && !strcmp(name + bytes - 6, ".jinja"));
+    if (file || !strcmp(name, "jinja")) return STATUS_OK; /* the template's opening looks */
     for (const char *p = chat_template_names(); *p; p += strspn(p, ", ")) {
         size_t n = strcspn(p, ", ");
         if (n == length && !strncmp(p, word, n)) return STATUS_OK;
         p += n;
     }
-    return refuse(x, "chat_template", "\"%.60s\" does not exist here; there are %s", name,
-                  chat_template_names());
+    return refuse(x, "chat_template",
+                  "\"%.60s\" does not exist here; there are tokenizer_default, a "
+                  "file with a template, jinja, and %s",
+                  name, chat_template_names());
 }
 
 static status check_shards(context *x, dataset_config *d) {

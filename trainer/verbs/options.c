@@ -31,8 +31,11 @@ const verb_row options_verbs[VERB_COUNT] = {
                        "Quantize a base model once, into the HDF5 form that loads fastest."},
     [VERB_INSPECT] = {"inspect", "inspect PATH | inspect --config FILE --program",
                       "Say what a model, adapter, checkpoint or program consists of."},
-    [VERB_TOKENIZE] = {"tokenize", "tokenize --model DIR [--no-special] [--decode]",
-                       "JSON strings to lists of ids, or back, line by line."},
+    [VERB_TOKENIZE] = {"tokenize",
+                       "tokenize --model DIR [--no-special] [--decode] [--chat [--text] "
+                       "[--template FILE] ...]",
+                       "JSON strings to lists of ids, or back, line by line; or conversations "
+                       "to ids and labels."},
     [VERB_GET] = {"get",
                   "get (ORG/NAME [--dataset] [--revision REV] | --config FILE) [options]",
                   "Fetch a model or dataset from the hub into the local Hugging Face cache."},
@@ -104,6 +107,19 @@ const option options_table[] = {
      "Leave out what the tokenizer adds at the ends (BOS, EOS)."},
     {"decode", NULL, OPTION_FLAG, AT(decode), ON(TOKENIZE), 0, 0,
      "From lists of ids to strings."},
+    {"chat", NULL, OPTION_FLAG, AT(chat), ON(TOKENIZE), 0, 0,
+     "Lines are conversations: a list of messages, or an object with messages, tools and "
+     "variables of the template. To {ids, labels}; what the template refuses to {error}."},
+    {"text", NULL, OPTION_FLAG, AT(text), ON(TOKENIZE), 0, 0,
+     "--chat: to the rendered text instead, which needs no model with --template."},
+    {"template", "FILE", OPTION_TEXT, AT(template), ON(TOKENIZE), 0, 0,
+     "--chat: a Jinja template, or the name of a built-in one, instead of the model's own."},
+    {"bos", "TOKEN", OPTION_TEXT, AT(bos), ON(TOKENIZE), 0, 0,
+     "--chat: the template's bos_token, instead of the model's."},
+    {"eos", "TOKEN", OPTION_TEXT, AT(eos), ON(TOKENIZE), 0, 0,
+     "--chat: the template's eos_token, instead of the model's."},
+    {"add-generation-prompt", NULL, OPTION_FLAG, AT(add_generation_prompt), ON(TOKENIZE), 0, 0,
+     "--chat: end with what makes the model answer."},
     {"dataset", NULL, OPTION_FLAG, AT(dataset), ON(GET), 0, 0,
      "The name is a dataset's, not a model's."},
     {"revision", "REV", OPTION_TEXT, AT(revision), ON(GET), 0, 0,
@@ -313,6 +329,20 @@ static status take_card(command *c) {
     return STATUS_OK;
 }
 
+static status check_tokenize(const command *c) {
+    bool about_chats = c->text || c->template || c->bos || c->eos || c->add_generation_prompt;
+    if (about_chats && !c->chat)
+        return status_fail(STATUS_USAGE, "--text, --template, --bos, --eos and "
+                                         "--add-generation-prompt belong to --chat");
+    if (c->chat && (c->decode || c->no_special))
+        return status_fail(STATUS_USAGE, "--chat: neither --decode nor --no-special");
+    if (c->model || (c->chat && c->text && c->template)) return STATUS_OK;
+    return status_fail(STATUS_USAGE, c->chat && c->text
+                                         ? "tokenize --chat --text needs --template FILE or "
+                                           "--model DIR"
+                                         : "tokenize needs --model DIR");
+}
+
 /* What a verb cannot do without. */
 static status check_command(const command *c) {
     const char *name = options_verbs[c->verb].name;
@@ -379,8 +409,7 @@ static status check_command(const command *c) {
                                "bench measures a tokenizer with --model DIR and --data FILE");
         return STATUS_OK;
     default:
-        if (!c->model) return status_fail(STATUS_USAGE, "tokenize needs --model DIR");
-        return STATUS_OK;
+        return check_tokenize(c);
     }
 }
 

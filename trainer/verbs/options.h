@@ -78,15 +78,17 @@ typedef struct command {
     int64_t shard_size;      /* export: bytes of one file, at most */
     const char *out;         /* export: a folder; quantize, bench: a file */
     bool no_special, decode; /* tokenize */
-    bool program;            /* inspect: print the recorded programs */
-    const char *path;        /* inspect: a file or folder; get: org/name */
-    bool dataset;            /* get: path is a dataset, not a model */
-    const char *revision;    /* get: branch, tag or commit; NULL: main */
-    command_words include;   /* get: patterns of the files to fetch */
-    bool list;               /* get: say what there is, fetch nothing */
-    bool quick;              /* bench: tiny sizes */
-    bool measure;            /* plan: products on the card, into a table */
-    bool synthetic;          /* plan, bench: a random base of base_model's shape */
+    bool chat, text, add_generation_prompt; /* tokenize: conversations, to text; a prompt */
+    const char *template, *bos, *eos;       /* tokenize --chat: instead of the model's */
+    bool program;                           /* inspect: print the recorded programs */
+    const char *path;                       /* inspect: a file or folder; get: org/name */
+    bool dataset;                           /* get: path is a dataset, not a model */
+    const char *revision;                   /* get: branch, tag or commit; NULL: main */
+    command_words include;                  /* get: patterns of the files to fetch */
+    bool list;                              /* get: say what there is, fetch nothing */
+    bool quick;                             /* bench: tiny sizes */
+    bool measure;                           /* plan: products on the card, into a table */
+    bool synthetic; /* plan, bench: a random base of base_model's shape */
 } command;
 
 /* Reads the command line. Errors are STATUS_USAGE with one line. */

@@ -83,7 +83,7 @@ static status each_line(const tokenizer *t, const command *c) {
 status verb_tokenize(const command *c) {
     char *folder;
     tokenizer *t;
-    if (!c->model) return status_fail(STATUS_USAGE, "tokenize needs --model DIR");
+    if (c->chat) return verb_tokenize_chat(c);
     TRY(hub_find_model(c->model, NULL, &folder));
     status s = tokenizer_open(&t, folder);
     if (s == STATUS_OK) {

@@ -16,6 +16,7 @@ status verb_export(const command *c);
 status verb_quantize(const command *c);
 status verb_inspect(const command *c);
 status verb_tokenize(const command *c);
+status verb_tokenize_chat(const command *c); /* its --chat */
 status verb_get(const command *c);
 status verb_bench(const command *c);
 
