@@ -261,6 +261,17 @@ status dataset_open(dataset *out, const dataset_source *sources, size_t count,
     return s;
 }
 
+status dataset_open_first(dataset *out, row_stream *stream, int64_t want,
+                          const dataset_options *options) {
+    bool ended;
+    memset(out, 0, sizeof *out);
+    status s = row_stream_read(stream, want, false, &out->train, &out->report, &ended);
+    if (s == STATUS_OK && !out->train.count) s = nothing_left(&out->report, options);
+    if (s == STATUS_OK) summarize(&out->train, &out->report);
+    if (s != STATUS_OK) dataset_close(out);
+    return s;
+}
+
 void dataset_close(dataset *d) {
     row_set_free(&d->train);
     row_set_free(&d->held_out);

@@ -8,6 +8,7 @@
 #define NIBBLE_DATA_DATASET_H
 
 #include "common/status.h"
+#include "data/row_stream.h"
 #include "data/rows.h"
 #include "data/source.h"
 
@@ -27,6 +28,11 @@ typedef struct dataset {
 status dataset_open(dataset *out, const dataset_source *sources, size_t count,
                     const dataset_options *options);
 void dataset_close(dataset *d);
+
+/* The first rows of a stream, `want` of them or all, as a dataset: neither prepared, nor without
+ * duplicates, nor held out. */
+status dataset_open_first(dataset *out, row_stream *stream, int64_t want,
+                          const dataset_options *options);
 
 /* What each token of a row shows as, for `check`: texts[i] is token i's part of the decoded
  * text, special tokens by their name. Together they are the decoded row, but for tokens that

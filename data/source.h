@@ -96,6 +96,10 @@ typedef struct dataset_report {
 status source_read(const dataset_source *source, const dataset_options *options, row_set *out,
                    dataset_report *report);
 
+/* The name of the format that the configuration asks for, NULL for none: ds_type, or the path where
+ * that is a format's name (`path: json`). */
+const char *source_format_name(const dataset_source *source);
+
 /* Takes all that decides the source's rows into a hash: options and every byte of its files.
  */
 status source_identify(const dataset_source *source, const dataset_options *options,

@@ -50,14 +50,21 @@ status text_window_refill(text_window *w, bool *more) {
     return STATUS_OK;
 }
 
+/* Bytes that do not go on with a character of UTF-8. */
+static int64_t characters(const char *text, size_t n) {
+    int64_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return count;
+}
+
 void text_window_advance(text_window *w, size_t n) {
-    for (size_t end = w->at + n; w->at < end; w->at++) {
-        char c = w->data[w->at];
-        if (c == '\n')
-            w->line++, w->column = 1;
-        else if (((unsigned char)c & 0xc0) != 0x80)
-            w->column++;
+    const char *p = w->data + w->at, *end = p + n;
+    for (const char *line; p < end && (line = memchr(p, '\n', (size_t)(end - p)));) {
+        w->line++, w->column = 1;
+        p = line + 1;
     }
+    w->column += characters(p, (size_t)(end - p));
+    w->at += n;
 }
 
 status text_window_fail(const text_window *w, const char *what) {

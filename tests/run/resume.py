@@ -41,6 +41,19 @@ class Resume(nibble.Case):
         self.every_step((3, 11), "memory.base=host", "memory.slots=1",
                         "memory.activations=recompute", "memory.optimizer=resident")
 
+    def test_streamed_dataset(self):
+        """Rows are read in windows while training: over their borders, and over the file's end."""
+        self.prepare(streaming=True, streaming_multipack_buffer_size=100, gradient_accumulation_steps=32)
+        nibble.make_rows(self.path("rows.jsonl"), count=1200)
+        self.every_step((2, 5, 12, 17))
+        epochs = [m["epoch"] for m in nibble.metrics(self.path("out")) if "epoch" in m]
+        self.assertEqual(min(epochs), 0)
+        self.assertGreaterEqual(max(epochs), 1)
+        nibble.make_rows(self.path("rows.jsonl"), count=1201)
+        r = nibble.run(self.dir, "--config", "config.yaml", "output_dir=other", "--threads", 1,
+                       "resume_from_checkpoint=" + self.path(self.checkpoint(5)))
+        self.assertEqual(r.code, nibble.DATA, r)
+
     def test_8bit_moments_and_loss_scale(self):
         self.prepare(lora_r=64, lora_alpha=32, optimizer="adamw_bnb_8bit", fp16=True,
                      initial_loss_scale=1e6)

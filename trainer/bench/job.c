@@ -12,8 +12,9 @@ enum { STEPS = 4 /* unless max_steps says otherwise; the first does not count */
 
 static status one_step(run *x, double *seconds, step_result *out) {
     const batch_group *g;
+    feed_place place;
     TRY(signals_check("measuring"));
-    TRY(loader_next(x->l, &g));
+    TRY(feed_next(x->feed, &g, &place));
     if (!g)
         return status_fail(STATUS_DATA,
                            "the rows are not enough for the steps: bench needs two "

@@ -234,7 +234,9 @@ typedef struct config {
     bool curriculum_sampling; /* rows in the files' order during training */
     bool group_by_length;
     bool dataset_exact_deduplication;
-    int64_t sequence_len; /* tokens */
+    bool streaming; /* one dataset, read while training; max_steps is set then */
+    int64_t streaming_multipack_buffer_size; /* rows of a window */
+    int64_t sequence_len;                    /* tokens */
     config_excess excess_length_strategy;
     config_bad_row on_bad_row;
     bool sample_packing;

@@ -78,27 +78,47 @@ static void source_of(const dataset_config *d, dataset_source *s, role_names *ro
                             .drop_system_message = d->drop_system_message};
 }
 
-static status open_list(dataset *out, const dataset_list *list, const dataset_options *o) {
-    size_t most = 1, named = 1;
+static void source_list_free(source_list *l) {
+    mem_free(l->sources);
+    mem_free(l->roles);
+    mem_free(l->properties);
+    *l = (source_list){.sources = NULL};
+}
+
+/* The list as data/ wants it, to be freed also after a failure. */
+static status sources_of(const dataset_list *list, source_list *out) {
+    size_t most = 1, named = 1, used = 0, given = 0;
     for (size_t i = 0; i < list->count; i++) {
         most += list->items[i].roles.count;
         named += list->items[i].message_property_mappings.count;
     }
-    property *properties = mem_alloc_array(named, sizeof *properties, "datasets");
-    dataset_source *sources = mem_alloc_array(list->count + 1, sizeof *sources, "datasets");
-    role_names *roles = mem_alloc_array(most, sizeof *roles, "datasets");
-    status s = sources && roles && properties ? STATUS_OK : STATUS_MEMORY;
-    size_t used = 0, given = 0;
-    for (size_t i = 0; s == STATUS_OK && i < list->count; i++) {
-        source_of(&list->items[i], &sources[i], roles + used, properties + given);
+    out->sources = mem_alloc_array(list->count + 1, sizeof *out->sources, "datasets");
+    out->roles = mem_alloc_array(most, sizeof *out->roles, "datasets");
+    out->properties = mem_alloc_array(named, sizeof *out->properties, "datasets");
+    if (!out->sources || !out->roles || !out->properties) return STATUS_MEMORY;
+    for (size_t i = 0; i < list->count; i++) {
+        source_of(&list->items[i], &out->sources[i], out->roles + used,
+                  out->properties + given);
         used += list->items[i].roles.count;
         given += list->items[i].message_property_mappings.count;
     }
-    if (s == STATUS_OK) s = dataset_open(out, sources, list->count, o);
-    mem_free(sources);
-    mem_free(roles);
-    mem_free(properties);
+    return STATUS_OK;
+}
+
+static status open_list(dataset *out, const dataset_list *list, const dataset_options *o) {
+    source_list l = {.sources = NULL};
+    status s = sources_of(list, &l);
+    if (s == STATUS_OK) s = dataset_open(out, l.sources, list->count, o);
+    source_list_free(&l);
     return s;
+}
+
+/* Streaming: the first window is read now, for what must be known before the first step. */
+static status open_stream(corpus *out, const config *c) {
+    TRY(sources_of(&c->datasets, &out->streamed));
+    TRY(row_stream_open(&out->stream, out->streamed.sources, &out->options));
+    return dataset_open_first(&out->train, out->stream, c->streaming_multipack_buffer_size,
+                              &out->options);
 }
 
 /* eot_tokens names tokens that end a turn. The templates here know theirs and learn them
@@ -193,7 +213,7 @@ static status open_rows(corpus *out, const config *c, const tokenizer *tok,
                          .prepared = c->dataset_prepared_path};
     out->options = o;
     TRY(check_eot_tokens(c, &o));
-    TRY(open_list(&out->train, &c->datasets, &o));
+    TRY(c->streaming ? open_stream(out, c) : open_list(&out->train, &c->datasets, &o));
     if (!c->test_datasets.count) return STATUS_OK;
     o.held_out = 0;
     o.shuffle = false;
@@ -224,6 +244,8 @@ status corpus_open(corpus *out, const config *c, const tokenizer *tok,
 void corpus_close(corpus *c) {
     dataset_close(&c->train);
     dataset_close(&c->test);
+    row_stream_close(c->stream);
+    source_list_free(&c->streamed);
     json_decref(c->template_variables);
     memset(c, 0, sizeof *c);
 }
@@ -241,14 +263,29 @@ void corpus_warn_of_length(const corpus *c, int64_t positions) {
                  (long long)c->train.report.longest, (long long)positions);
 }
 
-void corpus_identity(const row_set *rows, char text[33]) {
-    hash128 parts[3];
+status corpus_identity(const corpus *c, char text[33]) {
+    const row_set *rows = &c->train.train;
+    hash128 parts[4] = {{0, 0}};
+    int64_t bytes;
     int64_t n = rows->count ? rows->offsets[rows->count] : 0;
     parts[0] = hash_bytes(rows->ids, (size_t)n * sizeof *rows->ids);
     parts[1] = hash_bytes(rows->labels, (size_t)n * sizeof *rows->labels);
     parts[2] = hash_bytes(rows->offsets,
                           rows->count ? (size_t)(rows->count + 1) * sizeof *rows->offsets : 0);
-    hash_format(hash_bytes(parts, sizeof parts), text);
+    size_t count = 3;
+    if (c->stream) {
+        TRY(row_stream_bytes(c->stream, &bytes));
+        parts[count++] = hash_bytes(&bytes, sizeof bytes);
+    }
+    hash_format(hash_bytes(parts, count * sizeof *parts), text);
+    return STATUS_OK;
+}
+
+status corpus_open_feed(const corpus *c, const config *conf, feed **out) {
+    loader_options o = corpus_train_options(conf);
+    if (!c->stream) return feed_open(out, &c->train.train, &o);
+    return feed_open_stream(out, c->stream, conf->streaming_multipack_buffer_size,
+                            &c->train.train, &o);
 }
 
 loader_options corpus_train_options(const config *c) {

@@ -89,7 +89,7 @@ static json_t *summary_json(const run *r) {
     if (r->state.samples_before)
         json_put(&s, "samples_before", json_incref(r->state.samples_before));
     if (r->samples_after) json_put(&s, "samples_after", json_incref(r->samples_after));
-    json_put(&s, "packing_fill", metrics_real(loader_fill(r->l)));
+    json_put(&s, "packing_fill", metrics_real(loader_fill(feed_sample(r->feed))));
     json_put(&s, "step_seconds_predicted",
              metrics_real(plan_step_cost(&r->s, accumulation).seconds));
     json_put(&s, "step_seconds_measured",

@@ -63,7 +63,7 @@ static status prepare_buckets(run *r) {
     int train = s->index[PROGRAM_TRAIN], evaluate = s->index[PROGRAM_EVALUATE];
     for (int64_t rows = LOADER_BUCKET; rows <= s->request.train_capacity;
          rows += LOADER_BUCKET)
-        if (loader_has_bucket(r->l, rows)) TRY(engine_prepare(s->b, s->plan, train, rows));
+        if (feed_has_bucket(r->feed, rows)) TRY(engine_prepare(s->b, s->plan, train, rows));
     return evaluate < 0
                ? STATUS_OK
                : engine_prepare(s->b, s->plan, evaluate, s->request.evaluate_capacity);

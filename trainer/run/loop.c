@@ -187,7 +187,7 @@ static bool write_bad_batch(run *r, const batch_group *g) {
 
 /* ---- the loop ---- */
 
-static status one_step(run *r, const batch_group *g) {
+static status one_step(run *r, const batch_group *g, const feed_place *place) {
     step_result q;
     double began = now();
     status s = stepper_run(&r->stepper, g, &r->state.optimizer, signals_stop_wanted, &q);
@@ -201,6 +201,7 @@ static status one_step(run *r, const batch_group *g) {
     TRY(s);
     double seconds = now() - began;
     r->state.cursor = g->index + 1;
+    r->state.place = *place;
     r->state.tokens += q.tokens;
     r->state.targets += q.targets;
     r->state.seconds += seconds;
@@ -221,9 +222,10 @@ status loop_run(run *r) {
     while (!stop) {
         if (signals_stop_wanted()) return save_and_leave(r);
         const batch_group *g;
-        TRY(loader_next(r->l, &g));
+        feed_place place;
+        TRY(feed_next(r->feed, &g, &place));
         if (!g) break;
-        status s = one_step(r, g);
+        status s = one_step(r, g, &place);
         if (s == STATUS_INTERRUPTED) return save_and_leave(r);
         TRY(s);
         int64_t step = r->state.optimizer.step;

@@ -12,18 +12,18 @@ struct run {
     const config *c;
     session s;
     corpus rows;
-    loader *l;
+    feed *feed;
     stepper stepper;
     metrics metrics;
     run_state state;
     run_identity identity;
     checkpoint from; /* to resume from; path NULL: none */
     int64_t total_steps, steps_per_epoch, save_every, eval_every;
-    int64_t resumed_from;                   /* -1: begun anew */
-    evaluation before, after;               /* of the held-out rows; targets 0: not done */
-    int64_t evaluated_at;                   /* step of `after` */
-    json_t *samples_after; /* list of {prompt, answer}; NULL: none */
-    double last_loss, seconds;              /* of this session's steps */
+    int64_t resumed_from;      /* -1: begun anew */
+    evaluation before, after;  /* of the held-out rows; targets 0: not done */
+    int64_t evaluated_at;      /* step of `after` */
+    json_t *samples_after;     /* list of {prompt, answer}; NULL: none */
+    double last_loss, seconds; /* of this session's steps */
     int64_t steps_here, tokens_here;
     int64_t save_retry_at; /* a save failed: try again at this step; -1 */
     bool stopped_early;

@@ -65,7 +65,7 @@ static json_t *counters(const run_state *r, const run_identity *id) {
     const optimizer_state *o = &r->optimizer;
     return json_pack(
         "{s:I, s:I, s:I, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:b, s:f, "
-        "s:I, s:O?, s:s, s:O, s:s, s:s, s:s}",
+        "s:I, s:O?, s:s, s:O, s:s, s:s, s:s, s:I, s:I, s:I}",
         "step", (json_int_t)o->step, "adam_t", (json_int_t)o->adam_t, "skipped",
         (json_int_t)o->skipped, "skipped_in_row", o->skipped_in_row, "loss_scale",
         o->loss_scale, "good_in_row", (json_int_t)o->good_in_row, "cursor",
@@ -76,7 +76,9 @@ static json_t *counters(const run_state *r, const run_identity *id) {
         "seconds", r->seconds, "has_best_eval", (int)isfinite(r->best_eval), "before_loss",
         r->before_loss, "before_targets", (json_int_t)r->before_targets, "samples_before",
         r->samples_before, "config", id->config, "base", id->base, "data", id->data,
-        "fingerprint", id->fingerprint, "template_date", id->template_date);
+        "fingerprint", id->fingerprint, "template_date", id->template_date, "window_group",
+        (json_int_t)r->place.group, "window_epoch", (json_int_t)r->place.epoch, "window_row",
+        (json_int_t)r->place.row);
 }
 
 status state_save(session *s, const run_state *r, const run_identity *id,
@@ -133,6 +135,10 @@ static status read_counters(run_state *r, const json_t *c, const char *where) {
     TRY(json_get_real(c, "before_loss", &r->before_loss, where, STATUS_MODEL));
     TRY(json_get_int(c, "before_targets", &r->before_targets, where, STATUS_MODEL));
     TRY(json_get_real(c, "seconds", &r->seconds, where, STATUS_MODEL));
+    r->place = (feed_place){0}; /* which older checkpoints do not have */
+    TRY(json_get_int(c, "window_group", &r->place.group, where, STATUS_MODEL));
+    TRY(json_get_int(c, "window_epoch", &r->place.epoch, where, STATUS_MODEL));
+    TRY(json_get_int(c, "window_row", &r->place.row, where, STATUS_MODEL));
     const json_t *samples = json_object_get(c, "samples_before");
     if (json_is_array(samples)) r->samples_before = json_incref((json_t *)samples);
     if (!has_best) r->best_eval = INFINITY;

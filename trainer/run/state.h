@@ -7,11 +7,13 @@
 #define NIBBLE_TRAINER_RUN_STATE_H
 
 #include "checkpoints/checkpoint.h"
+#include "data/feed.h"
 #include "trainer/run/step.h"
 
 typedef struct run_state {
     optimizer_state optimizer;
-    int64_t cursor;          /* next group of the loader */
+    int64_t cursor;   /* next group of the feed */
+    feed_place place; /* the window of the group before it; streaming only, else zeros */
     int64_t tokens, targets; /* consumed so far */
     double best_eval;        /* INFINITY before the first */
     int64_t best_eval_step;

@@ -35,14 +35,14 @@ static status open_rows(run *r, const train_request *q) {
         if (*text) log_info("%s", text);
         mem_free(text);
     }
-    loader_options options = corpus_train_options(c);
-    TRY(loader_open(&r->l, &r->rows.train.train, &options));
-    r->total_steps = loader_steps(r->l);
-    r->steps_per_epoch = loader_steps_per_epoch(r->l);
+    TRY(corpus_open_feed(&r->rows, c, &r->feed));
+    r->total_steps = feed_steps(r->feed);
+    r->steps_per_epoch = feed_steps_per_epoch(r->feed);
     r->save_every = config_save_interval(c, r->total_steps, r->steps_per_epoch);
     r->eval_every = config_eval_interval(c, r->total_steps, r->steps_per_epoch);
-    if (c->sample_packing) log_info("packing: %.1f %% full", 100 * loader_fill(r->l));
-    corpus_identity(&r->rows.train.train, r->identity.data);
+    if (c->sample_packing)
+        log_info("packing: %.1f %% full", 100 * loader_fill(feed_sample(r->feed)));
+    TRY(corpus_identity(&r->rows, r->identity.data));
     return check_phase("preparing the data");
 }
 
@@ -51,8 +51,8 @@ static status open_rows(run *r, const train_request *q) {
 static status plan_capacities(run *r) {
     session_request *q = &r->s.request;
     const row_set *held_out = corpus_held_out(&r->rows);
-    q->train_capacity = round_up_i64(loader_longest_batch(r->l), 64);
-    loader_load mean = loader_mean_batch(r->l);
+    q->train_capacity = round_up_i64(feed_longest_batch(r->feed), 64);
+    loader_load mean = loader_mean_batch(feed_sample(r->feed));
     q->expected_rows = round_up_i64((int64_t)mean.tokens, 64);
     q->expected = (op_load){mean.pairs, (int64_t)mean.targets};
     if (held_out) {
@@ -132,7 +132,7 @@ void train_close(run *r) {
     metrics_close(&r->metrics);
     json_decref(r->state.samples_before);
     json_decref(r->samples_after);
-    loader_close(r->l);
+    feed_close(r->feed);
     corpus_close(&r->rows);
     session_close(&r->s);
     memset(r, 0, sizeof *r);
@@ -170,7 +170,7 @@ static status resume(run *r) {
     TRY(state_load(&r->s, &r->state, &r->identity, &r->from));
     r->resumed_from = r->from.step;
     log_info("resumed from step %lld (%s)", (long long)r->from.step, r->from.path);
-    return loader_seek(r->l, r->state.cursor);
+    return feed_seek(r->feed, &r->state.place, r->state.cursor);
 }
 
 static status begin(run *r) {

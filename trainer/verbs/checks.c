@@ -165,6 +165,26 @@ static status check_evaluation(context *x) {
     return STATUS_OK;
 }
 
+/* A stream is read once, front to back, and nobody knows its length. */
+static status check_streaming(context *x) {
+    const config *c = x->c;
+    if (!c->streaming) return STATUS_OK;
+    if (c->max_steps == CONFIG_NOT_SET)
+        return refuse(x, "streaming", "wants max_steps: nobody counts the rows before");
+    if (c->datasets.count > 1)
+        return refuse(x, "streaming",
+                      "reads one dataset, there are %zu: join their files "
+                      "with data_files or a pattern",
+                      c->datasets.count);
+    if (c->val_set_size > 0)
+        return refuse(x, "val_set_size",
+                      "a stream has no part to hold out: set this to 0 and "
+                      "name test_datasets");
+    if (c->dataset_exact_deduplication)
+        return refuse(x, "dataset_exact_deduplication", "a stream does not remember its rows");
+    return STATUS_OK;
+}
+
 /* All keys that ask for a compute format must ask for the same one. */
 static status check_precision(context *x) {
     config *c = x->c;
@@ -319,6 +339,7 @@ status config_check(config *c, const tree_node *root, const char *name) {
     TRY(check_batch(&x));
     TRY(check_warmup(&x));
     TRY(check_evaluation(&x));
+    TRY(check_streaming(&x));
     TRY(check_precision(&x));
     TRY(check_template(&x, c->chat_template));
     TRY(check_datasets(&x, "datasets", &c->datasets));

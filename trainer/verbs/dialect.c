@@ -85,7 +85,7 @@ static const group groups[] = {
         "skip_prepare_dataset remove_unused_columns sample_packing_bin_size "
         "sample_packing_eff_est sample_packing_group_size sample_packing_mp_start_method "
         "multipack_real_batches pretrain_multipack_buffer_size "
-        "streaming_multipack_buffer_size preprocess_iterable is_preprocess total_num_tokens "
+        "preprocess_iterable is_preprocess total_num_tokens "
         "total_supervised_tokens axolotl_config_path"),
     IGNORED("nothing is padded: rows cost what they hold",
             "pad_to_sequence_len pad_to_multiple_of"),
@@ -108,10 +108,11 @@ static const group groups[] = {
             "max_prompt_len=512 trl vllm ebft reward_model process_reward_model "
             "center_rewards_coefficient num_labels"),
     REFUSED(
-        "streamed pre-training data does not exist here; list the files under datasets with "
-        "type: completion",
-        "pretraining_dataset streaming pretraining_sample_concatenation "
-        "pretrain_multipack_attn=true"),
+        "list its path under datasets with type: completion, its text_column as field, and "
+        "set streaming: true",
+        "pretraining_dataset"),
+    REFUSED("rows are packed as documents that do not see each other",
+            "pretraining_sample_concatenation pretrain_multipack_attn=true"),
     REFUSED(
         "the optimizer is AdamW without groups or extra arguments",
         "optim_args optim_target_modules adam_beta3 adam_epsilon2 adam_eps=1e-8 lr_groups "

@@ -206,6 +206,11 @@ static const field config_fields[] = {
     BOOL(curriculum_sampling, 0, "false", "Keep the files' order."),
     BOOL(group_by_length, 0, "false", "Rows of similar length share a batch."),
     BOOL(dataset_exact_deduplication, 0, "false", "Drop rows that occur twice."),
+    BOOL(
+        streaming, 0, "false",
+        "Read the dataset while training, in windows and in bounded memory; wants max_steps."),
+    INT(streaming_multipack_buffer_size, 0, "10000", 1, 1 << 24,
+        "Rows of a window: shuffled and packed together when streaming."),
     INT(sequence_len, 0, "512", 2, 1 << 22, "Tokens of a bin or of the longest row."),
     ENUM(excess_length_strategy, 0, "drop", "truncate|drop|raise",
          "A row longer than sequence_len: left out or cut (both are counted), or an error."),
