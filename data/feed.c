@@ -215,6 +215,8 @@ status feed_open_stream(feed **out, row_stream *stream, int64_t window, const ro
 
 void feed_close(feed *f) {
     if (!f) return;
+    if (f->stream)
+        row_stream_stop(f->stream); /* nobody waits for a window that is not wanted */
     worker_close(f->worker);
     window_close(&f->now);
     window_close(&f->before);

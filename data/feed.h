@@ -27,7 +27,7 @@ status feed_open(feed **out, const row_set *rows, const loader_options *options)
  * feed_sample, which must outlive it too. */
 status feed_open_stream(feed **out, row_stream *stream, int64_t window, const row_set *sample,
                         const loader_options *options);
-void feed_close(feed *f); /* NULL is fine */
+void feed_close(feed *f); /* NULL is fine; ends the stream's reading for good */
 
 /* As loader_next; *place is the group's. STATUS_DATA for rows that are bad. */
 status feed_next(feed *f, const batch_group **out, feed_place *place);

@@ -10,6 +10,7 @@
 #include "data/row_maker.h"
 #include "data/selection.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,6 +25,7 @@ struct row_stream {
     size_t next_file;
     int64_t row;  /* number over all files of the next row */
     int64_t from; /* no row before is wanted: where a seek led to */
+    atomic_bool stopped;
 };
 
 /* ---- which rows ---- */
@@ -133,10 +135,16 @@ status row_stream_read(row_stream *s, int64_t want, bool quiet, row_set *out,
         bool more = s->next_file < s->files.count && s->row < s->selection.end;
         *ended = !s->file && !more;
         if (*ended) break;
+        if (atomic_load(&s->stopped))
+            return status_fail(STATUS_INTERRUPTED, "reading was stopped");
         if (!s->file) TRY(open_file(s, report));
         TRY(read_batch(s, quiet, out, report));
     }
     return STATUS_OK;
+}
+
+void row_stream_stop(row_stream *s) {
+    atomic_store(&s->stopped, true);
 }
 
 int64_t row_stream_row(const row_stream *s) {

@@ -27,6 +27,10 @@ status row_stream_read(row_stream *s, int64_t want, bool quiet, row_set *out,
 int64_t row_stream_row(const row_stream *s);
 void row_stream_seek(row_stream *s, int64_t row);
 
+/* A row_stream_read on another thread ends after the present batch, with STATUS_INTERRUPTED, and
+ * so does every later one. */
+void row_stream_stop(row_stream *s);
+
 /* Bytes of all files: what tells that data has changed without reading it. */
 status row_stream_bytes(const row_stream *s, int64_t *bytes);
 
