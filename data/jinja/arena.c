@@ -27,13 +27,18 @@ static block *add_block(jinja_arena *a, size_t bytes) {
 }
 
 void *jinja_allocate(jinja_arena *a, size_t bytes) {
+    void *out = jinja_allocate_text(a, bytes);
+    return out ? memset(out, 0, bytes) : NULL;
+}
+
+void *jinja_allocate_text(jinja_arena *a, size_t bytes) {
     bytes = (bytes + 15) & ~(size_t)15;
     block *b = a->now;
     if ((!b || b->size - b->used < bytes) && !(b = add_block(a, bytes))) return NULL;
     void *out = b->bytes + b->used;
     b->used += bytes;
     a->used += bytes;
-    return memset(out, 0, bytes);
+    return out;
 }
 
 static void free_blocks(block *b) {

@@ -116,14 +116,20 @@ typedef struct node {
     uint32_t loop_slot, slots; /* of loops: `loop`; of recursive ones: their frame */
 } node;
 
+typedef struct variable { /* that is looked for in the row */
+    string *name;
+    const function *function; /* of that name, where the row has none; or NULL */
+    enum { VARIABLE_PLAIN, VARIABLE_PROMPT, VARIABLE_MESSAGES } kind;
+} variable;
+
 struct jinja_template {
     jinja_arena arena;
     node **items;
     size_t count;
     scope *scope;
     uint32_t slots;
-    const char **names; /* variables that are looked for in the row */
-    size_t name_count, name_capacity;
+    variable *variables;
+    size_t variable_count, variable_capacity;
     bool generation, date;
 };
 

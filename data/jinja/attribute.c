@@ -58,11 +58,16 @@ static status own_attribute(machine *m, value of, string *name, value *out, bool
     }
     memcpy(text, name->text, name->bytes);
     text[name->bytes] = 0;
+    if (of.kind == V_LOOP) {
+        TRY(jinja_loop_attribute(m, of.loop, name, out, found));
+        if (*found) return STATUS_OK;
+        *found = true;
+    }
     const builtin *row = jinja_find_method(&of, text);
     if (row) return make_method(m, row, of, out);
+    if (of.kind == V_LOOP) *found = false;
     if (is_changing(&of, text) || (is_internal(name) && of.kind != V_NAMESPACE))
         return unsafe(m, of, name, out);
-    if (of.kind == V_LOOP) return jinja_loop_attribute(m, of.loop, name, out, found);
     if (of.kind == V_MACRO) return macro_attribute(of, name, out, found);
     if (of.kind == V_TUPLE && of.list->group &&
         (!strcmp(text, "grouper") || !strcmp(text, "list"))) {

@@ -101,10 +101,12 @@ static const struct others {
 
 static const builtin *find_refused(const value *of, const char *name) {
     static const builtin refused = {.name = "method", .variadic = refuse};
-    char word[48];
-    snprintf(word, sizeof word, " %.40s ", name);
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (others[i].of == of->kind && strstr(others[i].names, word)) return &refused;
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const char *names = others[i].of == of->kind ? others[i].names : NULL;
+        for (const char *p = names; p && (p = strstr(p, name)); p++)
+            if (n && p[-1] == ' ' && p[n] == ' ') return &refused;
+    }
     return NULL;
 }
 

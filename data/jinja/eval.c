@@ -3,10 +3,8 @@
 
 #include <string.h>
 
-status jinja_descend(machine *m) {
-    if (++m->depth > JINJA_DEPTH)
-        return jinja_raise(m, "RecursionError", "maximum recursion depth exceeded");
-    return jinja_step(m, 1);
+status jinja_too_deep(machine *m) {
+    return jinja_raise(m, "RecursionError", "maximum recursion depth exceeded");
 }
 
 /* ---- names ---- */
@@ -17,13 +15,12 @@ static frame *frame_at(const machine *m, uint32_t hops) {
     return f;
 }
 
+/* Looked for once in a rendering: what is not there is V_MISSING and `truth`. */
 static status global(machine *m, uint32_t number, value *out) {
     value *known = &m->globals[number];
-    if (known->kind == V_MISSING) {
-        const char *name = m->template->names[number];
-        TRY(jinja_variable(m, name, known));
-        const function *f = known->kind == V_MISSING ? jinja_find_function(name) : NULL;
-        if (f) *known = (value){.kind = V_FUNCTION, .function = f};
+    if (known->kind == V_MISSING && !known->truth) {
+        TRY(jinja_variable(m, &m->template->variables[number], known));
+        if (known->kind == V_MISSING) known->truth = true;
     }
     *out = *known;
     return STATUS_OK;
@@ -131,8 +128,74 @@ static status eval_compare(machine *m, const node *n, value *out) {
     return STATUS_OK;
 }
 
+/* a + b + c ...: strings are kept until all are there, so that a text is copied once; what is
+ * no string is added as it comes. *out is the sum, or *b its text where that is not empty. */
+enum { CHAIN = 64 };
+static status eval_chain(machine *m, const node *n, builder *b, value *out) {
+    const node *parts[CHAIN];
+    size_t count = 0;
+    value next;
+    bool text = false; /* the sum so far is b and then *out */
+    for (; n->kind == N_SIGN && n->sign == SIGN_ADD && count + 1 < CHAIN; n = n->a)
+        parts[count++] = n;
+    TRY(jinja_eval(m, n, out));
+    while (count--) {
+        TRY(jinja_eval(m, parts[count]->b, &next));
+        m->line = parts[count]->line;
+        if (out->kind == V_STRING && next.kind == V_STRING) {
+            TRY(jinja_put_string(m, b, out->string));
+            *out = next, text = true;
+            continue;
+        }
+        if (text) {
+            TRY(jinja_put_string(m, b, out->string));
+            TRY(jinja_build(m, b, out));
+            *b = (builder){0}, text = false;
+        }
+        TRY(jinja_arithmetic(m, SIGN_ADD, *out, next, out));
+    }
+    return STATUS_OK;
+}
+
+static status eval_sum(machine *m, const node *n, value *out) {
+    builder b = {0};
+    TRY(eval_chain(m, n, &b, out));
+    if (!b.bytes) return STATUS_OK;
+    TRY(jinja_put_string(m, &b, out->string));
+    TRY(jinja_step(m, b.bytes / 64));
+    return jinja_build(m, &b, out);
+}
+
+/* What {{ }} writes goes straight to the output where it is a sum or ~ of texts. */
+status jinja_put_expression(machine *m, const node *n) {
+    value v;
+    TRY(jinja_descend(m));
+    if (n->kind == N_CONCAT) {
+        for (size_t i = 0; i < n->count; i++) {
+            TRY(jinja_eval(m, n->items[i], &v));
+            TRY(jinja_put_value(m, m->out, v));
+        }
+    } else if (n->kind == N_SIGN && n->sign == SIGN_ADD) {
+        builder b = {0};
+        TRY(eval_chain(m, n, &b, &v));
+        string head = {.text = b.text,
+                       .bytes = (uint32_t)b.bytes,
+                       .runs = b.runs,
+                       .run_count = (uint32_t)b.run_count};
+        if (b.bytes) TRY(jinja_put_string(m, m->out, &head));
+        TRY(jinja_put_value(m, m->out, v));
+    } else {
+        TRY(jinja_eval(m, n, &v));
+        m->line = n->line;
+        TRY(jinja_put_value(m, m->out, v));
+    }
+    m->depth--;
+    return STATUS_OK;
+}
+
 static status eval_sign(machine *m, const node *n, value *out) {
     value a, b;
+    if (n->kind == N_SIGN && n->sign == SIGN_ADD) return eval_sum(m, n, out);
     TRY(jinja_eval(m, n->a, &a));
     if (n->kind != N_SIGN) {
         m->line = n->line;

@@ -24,7 +24,12 @@ status jinja_capture_end(machine *m, capture *c, status s, value *out);
 /* The arguments of a call node; `extra` more named ones have room. */
 status jinja_eval_arguments(machine *m, const call *k, size_t extra, arguments *out);
 /* Deeper by one; RecursionError. */
-status jinja_descend(machine *m);
+status jinja_too_deep(machine *m);
+static inline status jinja_descend(machine *m) {
+    return ++m->depth > JINJA_DEPTH ? jinja_too_deep(m) : jinja_step(m, 1);
+}
+/* Writes an expression's text. */
+status jinja_put_expression(machine *m, const node *n);
 
 /* ---- eval_call.c ---- */
 status jinja_eval_call(machine *m, const node *n, const value *caller, value *out);

@@ -213,20 +213,13 @@ static status exec_generation(machine *m, const node *n) {
     return s;
 }
 
-static status exec_print(machine *m, const node *n) {
-    value v;
-    TRY(jinja_eval(m, n->a, &v));
-    m->line = n->line;
-    return jinja_put_value(m, m->out, v);
-}
-
 static status exec(machine *m, const node *n) {
     value made;
     switch ((node_kind)n->kind) {
     case N_DATA:
         return jinja_put(m, m->out, n->constant.string->text, n->constant.string->bytes);
     case N_PRINT:
-        return exec_print(m, n);
+        return jinja_put_expression(m, n->a);
     case N_FOR:
         return exec_for(m, n);
     case N_IF:

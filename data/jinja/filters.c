@@ -85,7 +85,6 @@ FILTER(abs_filter) {
         if (self.kind == V_BOOL) minus = false;
         return jinja_negate(m, self, minus, out);
     }
-    if (self.kind == V_UNDEFINED) return jinja_raise_undefined(m, self.undefined);
     return jinja_raise(m, "TypeError", "bad operand type for abs(): '%s'", jinja_type(&self));
 }
 

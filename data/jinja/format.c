@@ -61,6 +61,8 @@ static status put_number(machine *m, builder *b, const spec *f, value v) {
     if (integral && v.kind == V_REAL && type != 'd' && type != 'i')
         return jinja_raise(m, "TypeError", "%%%c format: an integer is required, not float",
                            type);
+    if (integral && v.kind == V_REAL && !(v.real > -9.2e18 && v.real < 9.2e18))
+        return jinja_unsupported(m, "an integer of more than 64 bits");
     if (integral && v.kind == V_REAL)
         i = (int64_t)v.real;
     else if (integral && !jinja_integer(&v, &i))

@@ -85,6 +85,7 @@ typedef struct jinja_rendering {
     jinja_arena arena;
     size_t source_capacity;
     struct jinja_loaded *loaded;
+    size_t expected; /* bytes of the longest output so far */
 } jinja_rendering;
 
 /* Takes over a row's values: `data` is an object whose texts are marked as the row's, of

@@ -1,7 +1,7 @@
 /* load.c: a row's JSON as values. Texts are not copied; each string gets the mark of where it
  * stands in the row. */
 #include "common/alloc.h"
-#include "data/jinja/text.h"
+#include "data/jinja/ast.h"
 
 #include <string.h>
 
@@ -165,20 +165,23 @@ status jinja_load(jinja_rendering *r, const json_t *settings, const json_t *data
     return STATUS_OK;
 }
 
-status jinja_variable(machine *m, const char *name, value *out) {
+status jinja_variable(machine *m, const variable *v, value *out) {
     const loaded *l = m->r->loaded;
-    if (!strcmp(name, "add_generation_prompt")) {
+    value name = STRING(v->name);
+    if (v->kind == VARIABLE_PROMPT) {
         *out = BOOL(m->prompt);
         return STATUS_OK;
     }
-    pair *p = jinja_dict_text(l->values, name);
-    if (!p) p = jinja_dict_text(l->trusted, name);
-    *out = p ? p->value : MISSING;
-    if (p && !strcmp(name, "messages") && p->value.kind == V_LIST &&
-        m->list_count < p->value.list->count) {
+    const pair *p = jinja_dict_find(l->values, &name, v->name->hash);
+    if (!p) p = jinja_dict_find(l->trusted, &name, v->name->hash);
+    *out = p             ? p->value
+           : v->function ? (value){.kind = V_FUNCTION, .function = v->function}
+                         : MISSING;
+    if (v->kind == VARIABLE_MESSAGES && out->kind == V_LIST &&
+        m->list_count < out->list->count) {
         list *cut;
         TRY(jinja_make_list(m, 0, &cut));
-        cut->items = p->value.list->items;
+        cut->items = out->list->items;
         cut->count = m->list_count;
         *out = LIST(cut);
     }

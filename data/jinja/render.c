@@ -36,7 +36,7 @@ status jinja_compile(jinja_template **out, const char *text, size_t bytes, const
 
 void jinja_free(jinja_template *t) {
     if (!t) return;
-    mem_free(t->names);
+    mem_free(t->variables);
     jinja_arena_free(&t->arena);
     mem_free(t);
 }
@@ -50,8 +50,8 @@ bool jinja_has_date(const jinja_template *t) {
 }
 
 bool jinja_has_variable(const jinja_template *t, const char *name) {
-    for (size_t i = 0; i < t->name_count; i++)
-        if (!strcmp(t->names[i], name)) return true;
+    for (size_t i = 0; i < t->variable_count; i++)
+        if (!strcmp(t->variables[i].name->text, name)) return true;
     return false;
 }
 
@@ -59,7 +59,7 @@ bool jinja_has_variable(const jinja_template *t, const char *name) {
 
 static status run(machine *m, const jinja_template *t) {
     frame root = {0};
-    TRY(jinja_new(m, (t->name_count + 1) * sizeof *m->globals, &m->globals));
+    TRY(jinja_new(m, (t->variable_count + 1) * sizeof *m->globals, &m->globals));
     TRY(jinja_new(m, (t->slots + 1) * sizeof *root.slots, &root.slots));
     m->frame = &root;
     TRY(jinja_enter_scope(m, t->scope));
@@ -70,7 +70,9 @@ status jinja_render(const jinja_template *t, jinja_rendering *r, size_t count, b
     builder out = {0};
     machine m = {.template = t, .r = r, .out = &out, .list_count = count, .prompt = prompt};
     *r->error = 0;
+    TRY(jinja_expect_bytes(&m, &out, r->expected));
     TRY(run(&m, t));
+    if (out.bytes > r->expected) r->expected = out.bytes;
     if (!out.text) out.text = "";
     r->text = out.text, r->bytes = out.bytes;
     r->runs = out.runs, r->run_count = out.run_count;

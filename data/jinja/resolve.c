@@ -68,12 +68,17 @@ static ref *find_ref(const symbols *s, const string *name, uint32_t *hops) {
 /* The number of a variable of the row. */
 static status variable_number(compiler *c, const string *name, uint32_t *out) {
     struct jinja_template *t = c->template;
-    for (*out = 0; *out < t->name_count; ++*out)
-        if (!strcmp(t->names[*out], name->text)) return STATUS_OK;
-    if (mem_grow(&t->names, &t->name_capacity, t->name_count + 1, sizeof *t->names,
-                 "a template"))
+    for (*out = 0; *out < t->variable_count; ++*out)
+        if (same_name(t->variables[*out].name, name)) return STATUS_OK;
+    if (mem_grow(&t->variables, &t->variable_capacity, t->variable_count + 1,
+                 sizeof *t->variables, "a template"))
         return STATUS_MEMORY;
-    t->names[t->name_count++] = name->text;
+    t->variables[t->variable_count++] =
+        (variable){.name = (string *)name, /* of a node, its hash is computed */
+                   .function = jinja_find_function(name->text),
+                   .kind = !strcmp(name->text, "messages")                ? VARIABLE_MESSAGES
+                           : !strcmp(name->text, "add_generation_prompt") ? VARIABLE_PROMPT
+                                                                          : VARIABLE_PLAIN};
     t->date |= !strcmp(name->text, "strftime_now");
     return STATUS_OK;
 }

@@ -15,10 +15,14 @@ static status reserve(machine *m, builder *b, size_t more) {
         return jinja_raise(m, "MemoryError", "a text of more than %d MiB", JINJA_OUTPUT >> 20);
     size_t capacity = b->capacity * 2 > need ? b->capacity * 2 : need < 64 ? 64 : need;
     char *text;
-    TRY(jinja_new(m, capacity, &text));
+    TRY(jinja_new_text(m, capacity, &text));
     if (b->bytes) memcpy(text, b->text, b->bytes);
     b->text = text, b->capacity = capacity;
     return STATUS_OK;
+}
+
+status jinja_expect_bytes(machine *m, builder *b, size_t bytes) {
+    return reserve(m, b, bytes < 65536 ? bytes : 65536);
 }
 
 static status put_run(machine *m, builder *b, jinja_run run) {
@@ -116,8 +120,9 @@ status jinja_build(machine *m, const builder *b, value *out) {
 status jinja_string_new(machine *m, const char *text, size_t bytes, string **out) {
     char *copy;
     TRY(jinja_new(m, sizeof **out, out));
-    TRY(jinja_new(m, bytes + 1, &copy));
+    TRY(jinja_new_text(m, bytes + 1, &copy));
     if (bytes) memcpy(copy, text, bytes);
+    copy[bytes] = 0;
     **out = (string){.text = copy, .bytes = (uint32_t)bytes, .chars = UNCOUNTED};
     return STATUS_OK;
 }

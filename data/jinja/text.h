@@ -11,6 +11,8 @@ typedef struct builder { /* zero it */
     size_t run_count, run_capacity;
 } builder;
 
+/* Makes room for a text of about so many bytes, 64 KiB at most. */
+status jinja_expect_bytes(machine *m, builder *b, size_t bytes);
 /* Appends the template's words. */
 status jinja_put(machine *m, builder *b, const char *text, size_t bytes);
 status jinja_put_word(machine *m, builder *b, const char *text);

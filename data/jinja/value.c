@@ -10,20 +10,28 @@
 
 /* ---- memory, steps, failures ---- */
 
+static status too_large(machine *m) {
+    return jinja_raise(m, "MemoryError", "the values of this row take more than %d MiB",
+                       JINJA_MEMORY >> 20);
+}
+
 status jinja_new(machine *m, size_t bytes, void *out) {
     jinja_arena *a = &m->r->arena;
-    if (bytes > JINJA_MEMORY || a->used + bytes > JINJA_MEMORY)
-        return jinja_raise(m, "MemoryError", "the values of this row take more than %d MiB",
-                           JINJA_MEMORY >> 20);
+    if (bytes > JINJA_MEMORY || a->used + bytes > JINJA_MEMORY) return too_large(m);
     void *memory = jinja_allocate(a, bytes);
     if (!memory) return STATUS_MEMORY;
     memcpy(out, &memory, sizeof memory);
     return STATUS_OK;
 }
 
-status jinja_step(machine *m, uint64_t steps) {
-    m->steps += steps;
-    if (m->steps <= JINJA_STEPS) return STATUS_OK;
+status jinja_new_text(machine *m, size_t bytes, char **out) {
+    jinja_arena *a = &m->r->arena;
+    if (bytes > JINJA_MEMORY || a->used + bytes > JINJA_MEMORY) return too_large(m);
+    *out = jinja_allocate_text(a, bytes);
+    return *out ? STATUS_OK : STATUS_MEMORY;
+}
+
+status jinja_too_long(machine *m) {
     return jinja_raise(m, "RuntimeError", "more than %d steps: does a loop end?", JINJA_STEPS);
 }
 

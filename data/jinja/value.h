@@ -167,7 +167,14 @@ struct machine {
 
 /* Zeroed memory of the row; a failure is memory's end or the cap. */
 status jinja_new(machine *m, size_t bytes, void *out);
-status jinja_step(machine *m, uint64_t steps); /* counts, and stops beyond the cap */
+/* The same, not zeroed. */
+status jinja_new_text(machine *m, size_t bytes, char **out);
+status jinja_too_long(machine *m); /* the steps are used up */
+/* Counts, and stops beyond the cap. */
+static inline status jinja_step(machine *m, uint64_t steps) {
+    m->steps += steps;
+    return m->steps <= JINJA_STEPS ? STATUS_OK : jinja_too_long(m);
+}
 
 /* A failure of the template: an exception by Python's name for it. */
 status jinja_raise(machine *m, const char *type, const char *format, ...)
@@ -220,8 +227,9 @@ uint32_t jinja_string_hash(string *s);
 
 /* ---- load.c ---- */
 
-/* A variable of the row or the settings; V_MISSING when there is none. */
-status jinja_variable(machine *m, const char *name, value *out);
+/* A variable of the row, the settings, or a function; V_MISSING when there is none. */
+struct variable;
+status jinja_variable(machine *m, const struct variable *v, value *out);
 
 /* ---- number.c ---- */
 
