@@ -51,10 +51,19 @@ static __device__ __forceinline__ uint4 row_piece(const matrix<T> &m, int64_t ro
     return piece_load(m, row, col, cols).bits;
 }
 
+template <typename T>
+static __device__ __forceinline__ void keep_piece(const matrix<T> &to, int64_t row,
+                                                  int64_t rows, int64_t col, int64_t cols,
+                                                  uint4 bits) {
+    piece<T> p;
+    p.bits = bits;
+    if (row < rows && col < cols) piece_store(to, row, col, cols, p);
+}
+
 template <typename T, int tiles>
 __global__ void __launch_bounds__(WARPS *WARP)
     down_kernel(matrix<T> x, matrix<T> w, int64_t rows, int64_t cols, int64_t r, float scale,
-                dropout drop, float *out) {
+                dropout drop, matrix<T> copy, float *out) {
     SHARED(memory);
     float(*sums)[DOWN_ROWS][8 * tiles] = (float(*)[DOWN_ROWS][8 * tiles]) memory;
     int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
@@ -70,6 +79,10 @@ __global__ void __launch_bounds__(WARPS *WARP)
 #pragma unroll
         for (int j = 0; j < tiles; j++)
             with[j] = row_piece(w, first + 8 * j + g, r, col, cols);
+        if (copy.at && blockIdx.y == 0) {
+            keep_piece(copy, row + g, rows, col, cols, low);
+            keep_piece(copy, row + g + 8, rows, col, cols, high);
+        }
         mask_bits(drop, row + g, col, &low);
         mask_bits(drop, row + g + 8, col, &high);
         uint32_t one[4] = {low.x, high.x, low.y, high.y};
@@ -122,9 +135,10 @@ __global__ void down_plain_kernel(matrix<T> x, matrix<T> w, int64_t rows, int64_
     }
 }
 
-template <typename T> static matrix<T> dense(const void *at, int64_t cols) {
-    return (matrix<T>){(T *)at, cols,
-                       (uintptr_t)at % 16 == 0 && cols * (int64_t)sizeof(T) % 16 == 0};
+/* Rows that begin `ld` elements apart. */
+template <typename T> static matrix<T> rows_at(const void *at, int64_t ld) {
+    return (matrix<T>){(T *)at, ld,
+                       (uintptr_t)at % 16 == 0 && ld * (int64_t)sizeof(T) % 16 == 0};
 }
 
 template <typename T, int tiles>
@@ -134,7 +148,8 @@ static void launch_down(backend *b, const adapter_wide *wide, const void *w, int
     dim3 grid((unsigned)ceil_div(t->rows, DOWN_ROWS), (unsigned)ceil_div(r, 8 * tiles));
     LAUNCH((down_kernel<T, tiles>), grid, WARPS * WARP,
            sizeof(float) * WARPS * DOWN_ROWS * 8 * tiles, cuda_stream(b), matrix_of<T>(t),
-           dense<T>(w, t->cols), t->rows, t->cols, r, scale, wide->drop, out);
+           rows_at<T>(w, t->cols), t->rows, t->cols, r, scale, wide->drop,
+           rows_at<T>(wide->copy, wide->ld), out);
 }
 
 template <typename T>
@@ -143,7 +158,7 @@ static void launch_down_plain(backend *b, const adapter_wide *wide, const void *
     const tensor *t = &wide->t;
     dim3 grid((unsigned)ceil_div(t->rows, WARPS), (unsigned)ceil_div(r, PLAIN));
     LAUNCH((down_plain_kernel<T>), grid, WARPS * WARP, 0, cuda_stream(b), matrix_of<T>(t),
-           dense<T>(w, t->cols), t->rows, t->cols, r, scale, wide->drop, out);
+           rows_at<T>(w, t->cols), t->rows, t->cols, r, scale, wide->drop, out);
 }
 
 template <typename T>
@@ -164,8 +179,10 @@ status cuda_adapter_down(backend *b, const adapter_wide *wide, const void *w, in
         down_16<bf16>(b, wide, w, r, scale, out);
     else if (wide->t.type == DTYPE_F16)
         down_16<f16>(b, wide, w, r, scale, out);
-    else
+    else {
+        if (wide->copy) TRY(cuda_rows_copy(b, &wide->t, wide->copy, wide->ld));
         launch_down_plain<float>(b, wide, w, r, scale, out);
+    }
     return CUDA_LAUNCHED(b, "an adapter's product");
 }
 

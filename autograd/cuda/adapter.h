@@ -17,14 +17,16 @@ extern "C" {
 #include "autograd/cpu/dropout.h"
 }
 
-
 /* A product's wide operand: t [rows, cols] of type C, dropped where `drop` is on. */
 typedef struct adapter_wide {
     tensor t;
     dropout drop;
+    void *
+        copy; /* down leaves t there as well, not dropped, `ld` elements from row to row; or NULL */
+    int64_t ld;
 } adapter_wide;
 
-/* out f32 [rows, r] = scale * wide w^T; w C [r, cols], dense. */
+/* out f32 [rows, r] = scale * wide w^T; w C [r, cols], dense. Nothing, not even a copy, for r 0. */
 status cuda_adapter_down(backend *b, const adapter_wide *wide, const void *w, int64_t r,
                          float scale, float *out);
 /* turned C [cols, rows] = the transpose of t, dense. */

@@ -75,6 +75,9 @@ event cuda_read(backend *b, queue q, const file *f, int64_t offset, void *to, in
 /* The first failure of a file's reading so far, with its message. */
 status cuda_staging_failure(cuda_backend *c);
 
+/* linear.cu: t to `to`, `ld` elements from row to row. */
+status cuda_rows_copy(backend *b, const tensor *t, void *to, int64_t ld);
+
 /* measure.cu */
 status cuda_measure(backend *b, dtype compute, backend_rates *rates);
 

@@ -13,7 +13,7 @@ tensor cuda_linear_part(const tensor *t, const linear_size *z, int k) {
 }
 
 adapter_wide cuda_linear_input(const op_call *c, const linear_size *z, int k) {
-    adapter_wide wide = {c->in[LINEAR_X], dropout_of(c, k)};
+    adapter_wide wide = {c->in[LINEAR_X], dropout_of(c, k), NULL, 0};
     return wide;
 }
 
@@ -72,8 +72,7 @@ static char *column(void *at, int64_t col, dtype type) {
     return (char *)at + col * dtype_bytes(type);
 }
 
-/* Rows of a dense or windowed matrix, `ld` elements apart at `to`. */
-static status copy_rows(backend *b, const tensor *t, void *to, int64_t ld) {
+status cuda_rows_copy(backend *b, const tensor *t, void *to, int64_t ld) {
     size_t size = (size_t)dtype_bytes(t->type);
     CUDA_TRY(b, cudaMemcpy2DAsync(to, (size_t)ld * size, t->data, (size_t)t->stride * size,
                                   (size_t)t->cols * size, (size_t)t->rows,
@@ -81,17 +80,16 @@ static status copy_rows(backend *b, const tensor *t, void *to, int64_t ld) {
     return STATUS_OK;
 }
 
-status cuda_linear_extend(backend *b, const tensor *wide, const linear_tail *tail, void *to,
-                          int64_t ld) {
-    int64_t width = ld - wide->cols;
-    void *at = column(to, wide->cols, wide->type);
-    TRY(copy_rows(b, wide, to, ld));
-    if (wide->type == DTYPE_F32)
-        launch_rows<float>(b, tail, at, ld, wide->rows, width);
-    else if (wide->type == DTYPE_BF16)
-        launch_rows<bf16>(b, tail, at, ld, wide->rows, width);
+status cuda_linear_extend(backend *b, dtype type, int64_t rows, int64_t cols,
+                          const linear_tail *tail, void *to, int64_t ld) {
+    int64_t width = ld - cols;
+    void *at = column(to, cols, type);
+    if (type == DTYPE_F32)
+        launch_rows<float>(b, tail, at, ld, rows, width);
+    else if (type == DTYPE_BF16)
+        launch_rows<bf16>(b, tail, at, ld, rows, width);
     else
-        launch_rows<f16>(b, tail, at, ld, wide->rows, width);
+        launch_rows<f16>(b, tail, at, ld, rows, width);
     return CUDA_LAUNCHED(b, "a linear's tail");
 }
 
@@ -102,7 +100,7 @@ status cuda_linear_gather(backend *b, const op_call *c, const linear_size *z, vo
         if (dtype_is_4bit(w->type))
             TRY(cuda_weights_decode(b, w, 0, w->rows, z->type, to, ld));
         else
-            TRY(copy_rows(b, w, to, ld));
+            TRY(cuda_rows_copy(b, w, to, ld));
         to = column(to, z->out[k] * ld, z->type);
     }
     return STATUS_OK;
@@ -135,18 +133,23 @@ static status forward_parts(backend *b, const op_call *c, const linear_size *z,
     return STATUS_OK;
 }
 
+/* u of every part, and x to `copy` unless that is NULL: the first pass over x leaves it there. */
 static status make_thin(backend *b, const op_call *c, const linear_size *z,
-                        const linear_space *at) {
+                        const linear_space *at, void *copy) {
+    if (copy && !cuda_linear_rank(z))
+        return cuda_rows_copy(b, &c->in[LINEAR_X], copy, cuda_linear_depth(z));
     for (int k = 0; k < z->parts; k++) {
         if (!z->rank[k]) continue;
         adapter_wide x = cuda_linear_input(c, z, k);
+        x.copy = copy, x.ld = cuda_linear_depth(z);
+        copy = NULL;
         TRY(cuda_adapter_down(b, &x, c->in[linear_a(k)].data, z->rank[k],
                               c->attr->linear.scale[k], at->u[k]));
     }
     return STATUS_OK;
 }
 
-/* The operands with their tails. */
+/* The operands' tails. */
 static status make_tails(backend *b, const op_call *c, const linear_size *z,
                          const linear_space *at) {
     linear_tail t = cuda_linear_tail(z, z->bias);
@@ -156,7 +159,7 @@ static status make_tails(backend *b, const op_call *c, const linear_size *z,
         t.b[k] = c->in[linear_b(k)].data;
         t.offset[k] = c->in[linear_bias(k)].data;
     }
-    TRY(cuda_linear_extend(b, &c->in[LINEAR_X], &t, at->x, ld));
+    TRY(cuda_linear_extend(b, z->type, z->rows, z->in, &t, at->x, ld));
     void *to = column(at->w, z->in, z->type);
     if (z->type == DTYPE_F32)
         launch_weights<float>(b, &t, to, ld, width);
@@ -175,8 +178,9 @@ status cuda_linear_forward(backend *b, const op_call *c) {
     cuda_linear_take(&s, &z, &at);
     TRY(cuda_scratch_check(&s, "linear", c->scratch_bytes));
     if (!cuda_linear_gathers(&z)) return forward_parts(b, c, &z, &at);
-    TRY(make_thin(b, c, &z, &at));
-    if (cuda_linear_is_few(c, &z)) return cuda_linear_few(b, c, &z, at.u);
+    bool few = cuda_linear_is_few(c, &z);
+    TRY(make_thin(b, c, &z, &at, few ? NULL : at.x));
+    if (few) return cuda_linear_few(b, c, &z, at.u);
     int64_t ld = cuda_linear_pitch(&z);
     TRY(cuda_linear_gather(b, c, &z, at.w, ld));
     if (at.x) TRY(make_tails(b, c, &z, &at));

@@ -5,9 +5,10 @@
 
 #include "autograd/cuda/adapter.h"
 
-/* [wide | terms of thin | 1 | zeros] of type C to `to`, `ld` elements from row to row. */
-status cuda_linear_extend(backend *b, const tensor *wide, const linear_tail *tail, void *to,
-                          int64_t ld);
+/* [... | terms of thin | 1 | zeros] of `type`: what stands behind the first `cols` columns of `rows`
+ * rows at `to`, `ld` elements apart. */
+status cuda_linear_extend(backend *b, dtype type, int64_t rows, int64_t cols,
+                          const linear_tail *tail, void *to, int64_t ld);
 /* W of every part in C to `to` [stack, ld]. */
 status cuda_linear_gather(backend *b, const op_call *c, const linear_size *z, void *to,
                           int64_t ld);

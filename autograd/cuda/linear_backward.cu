@@ -163,7 +163,8 @@ static status gradient_x(backend *b, const op_call *c, const linear_size *z,
     if (at->dy) {
         linear_tail t = cuda_linear_tail(z, false);
         for (int k = 0; k < z->parts; k++) t.thin[k] = at->v[k];
-        TRY(cuda_linear_extend(b, dy, &t, at->dy, cuda_linear_back_depth(z)));
+        TRY(cuda_linear_extend(b, z->type, z->rows, z->stack, &t, at->dy,
+                               cuda_linear_back_depth(z)));
     }
     cuda_gemm_shape s =
         product_dx(z, z->rows, z->type, (c->add >> LINEAR_X & 1) != 0,
@@ -207,17 +208,29 @@ static status gradient_bias(backend *b, const tensor *dy, void *dbias) {
     return CUDA_LAUNCHED(b, "a bias's gradient");
 }
 
-/* dA, dB and v of part k. */
+/* Where part k's columns stand in dy with tails; NULL where dx needs none. */
+static void *copy_of_part(const op_call *c, const linear_size *z, const linear_back_space *at,
+                          int k) {
+    int64_t first = 0;
+    for (int i = 0; i < k; i++) first += z->out[i];
+    bool needed = at->dy && c->gin[LINEAR_X].data && !z->dropout;
+    return needed ? (char *)at->dy + first * dtype_bytes(z->type) : NULL;
+}
+
+/* dA, dB and v of part k, and its columns of dy for dx: the pass over dy leaves them there. */
 static status gradient_adapter(backend *b, const op_call *c, const linear_size *z,
                                const linear_back_space *at, int k, const tensor *dy) {
+    void *copy = copy_of_part(c, z, at, k);
+    int64_t ld = cuda_linear_back_depth(z);
     float *da = (float *)c->gin[linear_a(k)].data, *db = (float *)c->gin[linear_b(k)].data;
     float scale = c->attr->linear.scale[k];
     int64_t r = z->rank[k];
-    adapter_wide x = cuda_linear_input(c, z, k), plain = {*dy, {}};
-    if (!r) return STATUS_OK;
+    adapter_wide x = cuda_linear_input(c, z, k), plain = {*dy, {}, NULL, 0};
+    if (!r) return copy ? cuda_rows_copy(b, dy, copy, ld) : STATUS_OK;
     if (da || c->gin[LINEAR_X].data) {
+        adapter_wide kept = {*dy, {}, copy, ld};
         TRY(cuda_adapter_turn(b, &c->in[linear_b(k)], at->turned));
-        TRY(cuda_adapter_down(b, &plain, at->turned, r, scale, at->v[k]));
+        TRY(cuda_adapter_down(b, &kept, at->turned, r, scale, at->v[k]));
     }
     if (da) TRY(cuda_adapter_sum(b, &x, at->v[k], r, true, da, at->sums));
     if (!db) return STATUS_OK;
