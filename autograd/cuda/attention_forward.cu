@@ -184,7 +184,7 @@ static __global__ void __launch_bounds__(THREADS, 2) forward(attention_args a) {
     int64_t slot = (gridDim.x - 1 - blockIdx.x) / a.heads;
     attention_tile t = attention_tile_of(a, slot, shape::queries);
     if (!t.live) return;
-    int64_t row = t.row + t.first, col = (int64_t)head * a.dim;
+    int row = (int)(t.row + t.first), col = head * (int)a.dim; /* 32 bits spare registers */
     if (t.padding) {
         attention_clear((T *)a.y, a.y_stride, t, shape::queries, col, a.dim);
         attention_clear(a.lse, a.lse_stride, t, shape::queries, head, 1);
@@ -193,8 +193,8 @@ static __global__ void __launch_bounds__(THREADS, 2) forward(attention_args a) {
     int mine = threadIdx.x / WARP * shape::own, own_at = mine * tile_row<D>::bytes;
     int begin = t.past + t.first, count = min(shape::queries, t.count - t.first);
     int key = attention_first_key(a, begin) / N * N, left = begin + count - key;
-    int64_t values = a.value_col - a.key_col;
-    const T *queries = (const T *)a.qkv + row * a.qkv_stride + col;
+    int values = (int)(a.value_col - a.key_col);
+    const T *queries = (const T *)a.qkv + (int64_t)row * a.qkv_stride + col;
     const T *keys = (const T *)a.keys + (t.key_row + key) * a.key_stride + a.key_col +
                     head / a.group * a.dim + tile_thread_offset<D>(a.key_stride);
     tile_load<T, D, shape::queries, THREADS>(
