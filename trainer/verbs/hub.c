@@ -20,8 +20,9 @@ static const words of_kind[] = {
 /* A file's name rather than a repository's, when it is not there: rows.jsonl, data/rows.json.
  */
 static bool names_file(const char *name) {
-    static const char *const endings[] = {".json",    ".jsonl", ".txt",         ".csv",
-                                          ".parquet", ".gz",    ".safetensors", ".h5"};
+    static const char *const endings[] = {".json", ".jsonl", ".ndjson",     ".txt", ".text",
+                                          ".csv",  ".tsv",   ".parquet",    ".gz",  ".zst",
+                                          ".zstd", ".h5",    ".safetensors"};
     size_t length = strlen(name);
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
         size_t n = strlen(endings[i]);
