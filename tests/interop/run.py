@@ -20,7 +20,7 @@ import traceback
 
 PACKAGES = ["torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers",
             "huggingface_hub", "safetensors", "h5py", "tensorboard", "numpy", "pyarrow", "pandas", "datasets"]
-MODULES = ["formats", "files", "exchange", "training", "tokenizers_random", "hub_cache"]  # each has a TABLE of (name, function)
+MODULES = ["formats", "files", "exchange", "training", "tokenizers_random", "hub_cache", "templates"]  # each has a TABLE of (name, function)
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 INSIDE = "NIBBLE_INTEROP_INSIDE"  # set where this is the virtual environment's own python
