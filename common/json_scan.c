@@ -1,6 +1,6 @@
-/* json_scan.c: see json_scan.h. Recursive descent over the bytes; strings are copied once where
- * they hold no escape. Allocations that fail leave by json.c's longjmp, so nothing is held but
- * jansson's own memory. */
+/* json_scan.c: see json_scan.h. Recursive descent over the bytes; strings are copied once
+ * where they hold no escape. Allocations that fail leave by json.c's longjmp, so nothing is
+ * held but jansson's own memory. */
 #include "common/json_scan.h"
 
 #include <errno.h>
@@ -204,8 +204,8 @@ static json_t *scan_real(scan *s, const char *end) {
     return json_real(value);
 }
 
-/* Behind the digits of a whole number: the end of a fraction and an exponent, NULL when they are
- * broken. */
+/* Behind the digits of a whole number: the end of a fraction and an exponent, NULL when they
+ * are broken. */
 static const char *skip_fraction(const char *p, const char *end) {
     if (p < end && *p == '.') {
         const char *digits = p + 1;

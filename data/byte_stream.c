@@ -190,7 +190,3 @@ status byte_stream_read(byte_stream *s, void *out, size_t room, size_t *got) {
 const char *byte_stream_path(const byte_stream *s) {
     return s->f.path;
 }
-
-const char *byte_stream_packing(const byte_stream *s) {
-    return s->packing ? s->packing->name : NULL;
-}

@@ -25,7 +25,5 @@ void byte_stream_close(byte_stream *s); /* NULL is fine */
 status byte_stream_read(byte_stream *s, void *out, size_t room, size_t *got);
 
 const char *byte_stream_path(const byte_stream *s);
-/* "gzip", "zstd", or NULL for a file that is read as it is. */
-const char *byte_stream_packing(const byte_stream *s);
 
 #endif

@@ -1,6 +1,6 @@
-/* dataset_card.h: what a dataset's card says of its files: the `configs:` in the YAML at the head of
- * README.md (https://huggingface.co/docs/hub/datasets-manual-configuration). A configuration
- * has a name and, for each split, patterns of file names, or a folder. */
+/* dataset_card.h: what a dataset's card says of its files: the `configs:` in the YAML at the
+ * head of README.md (https://huggingface.co/docs/hub/datasets-manual-configuration). A
+ * configuration has a name and, for each split, patterns of file names, or a folder. */
 #ifndef NIBBLE_DATA_DATASET_CARD_H
 #define NIBBLE_DATA_DATASET_CARD_H
 
@@ -19,8 +19,8 @@ typedef struct dataset_card {
 status dataset_card_read(dataset_card *out, const char *folder);
 void dataset_card_free(dataset_card *c);
 
-/* The configuration of a name; NULL: the only one, or the one called default or marked so. NULL
- * where there is no such. */
+/* The configuration of a name; NULL: the only one, or the one called default or marked so.
+ * NULL where there is no such. */
 const tree_node *dataset_card_config(const dataset_card *c, const char *name);
 /* Their names, joined by ", ", for a message; mem_free it. */
 char *dataset_card_names(const dataset_card *c);

@@ -1,13 +1,15 @@
 /* feed.h: what a run trains on, group after group: a loader (loader.h) over rows that are all
  * there, or windows of a row stream, each with a loader of its own.
  *
- * Streamed, a window is read and tokenized by a thread of its own while the run trains on the one
- * before, and let go after it: memory is three windows, whatever the size of the files, and the
- * first step waits for one. Rows are shuffled and packed within a window, by a seed that its
- * place decides; behind the last row the files begin anew. Nobody knows the number of steps of
- * such an epoch, so max_steps says when to end, and an epoch counts as max_steps long.
+ * Streamed, a window is read and tokenized by a thread of its own while the run trains on the
+ * one before, and let go after it: memory is three windows, whatever the size of the files,
+ * and the first step waits for one. Rows are shuffled and packed within a window, by a seed
+ * that its place decides; behind the last row the files begin anew. Nobody knows the number
+ * of steps of such an epoch, so max_steps says when to end, and an epoch counts as max_steps
+ * long.
  *
- * A group's place is that of its window: from there the same groups come again, bit for bit. */
+ * A group's place is that of its window: from there the same groups come again, bit for bit.
+ */
 #ifndef NIBBLE_DATA_FEED_H
 #define NIBBLE_DATA_FEED_H
 
@@ -23,8 +25,8 @@ typedef struct feed_place {
 
 /* Over rows, which must outlive it; options as loader_open. */
 status feed_open(feed **out, const row_set *rows, const loader_options *options);
-/* Over a stream, in windows of `window` rows; max_steps must be given. `sample`: rows of it, for
- * feed_sample, which must outlive it too. */
+/* Over a stream, in windows of `window` rows; max_steps must be given. `sample`: rows of it,
+ * for feed_sample, which must outlive it too. */
 status feed_open_stream(feed **out, row_stream *stream, int64_t window, const row_set *sample,
                         const loader_options *options);
 void feed_close(feed *f); /* NULL is fine; ends the stream's reading for good */

@@ -1,12 +1,13 @@
 /* record_csv.c: rows of comma- and tab-separated files (RFC 4180), handed out as JSON objects
  * with the first line's names as keys.
  *
- * Read as pandas reads them, with which Hugging Face's csv loader works: a quote opens a quoted
- * cell only at its beginning, "" in it is a quote, text behind the closing quote belongs to the
- * cell; lines end at CR, LF or both; blank lines are no rows; missing cells at a row's end are
- * null; a column without a name is "Unnamed: N", a second `a` is "a.1". Unlike there, no types
- * are guessed, since a guess depends on the rows around: every cell is a string, an empty one is
- * null, and the words NA, null and nan are words. A row with too many cells is a bad row. */
+ * Read as pandas reads them, with which Hugging Face's csv loader works: a quote opens a
+ * quoted cell only at its beginning, "" in it is a quote, text behind the closing quote
+ * belongs to the cell; lines end at CR, LF or both; blank lines are no rows; missing cells at
+ * a row's end are null; a column without a name is "Unnamed: N", a second `a` is "a.1".
+ * Unlike there, no types are guessed, since a guess depends on the rows around: every cell is
+ * a string, an empty one is null, and the words NA, null and nan are words. A row with too
+ * many cells is a bad row. */
 #include "common/alloc.h"
 #include "data/json_text.h"
 #include "data/record_kinds.h"

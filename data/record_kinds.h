@@ -22,8 +22,8 @@ struct record_reader {
     bool finished; /* no row comes any more: the end, or a failure */
 };
 
-/* Each takes the window (the open file), whose first bytes are there, over, also when it fails.
- * STATUS_DATA for a file without any row's beginning. */
+/* Each takes the window (the open file), whose first bytes are there, over, also when it
+ * fails. STATUS_DATA for a file without any row's beginning. */
 status record_text_open(record_reader **out, text_window *w, record_format format);
 status record_csv_open(record_reader **out, text_window *w, char separator);
 

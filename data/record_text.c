@@ -1,5 +1,5 @@
-/* record_text.c: rows of JSON arrays, JSON lines and plain text: three ways to find a row's end
- * in a window over the file. */
+/* record_text.c: rows of JSON arrays, JSON lines and plain text: three ways to find a row's
+ * end in a window over the file. */
 #include "common/alloc.h"
 #include "data/record_kinds.h"
 
@@ -36,7 +36,7 @@ static status next_visible(text_window *w, int *out) {
     }
 }
 
-/* ---- finding the end of a row; each returns the row's bytes, or -1 when more are needed ---- */
+/* ---- the end of a row: each returns the row's bytes, or -1 when more are needed ---- */
 
 static int64_t line_end(const char *text, size_t n) {
     const char *p = memchr(text, '\n', n);

@@ -1,12 +1,13 @@
-/* records.h: the rows of a data file, one after the other, as text with its place in the file.
+/* records.h: the rows of a data file, one after the other, as text with its place in the
+ * file.
  *
- * Formats: a JSON array of objects, JSON lines (one object a line), plain text, CSV (record_csv.c)
- * and Parquet (parquet/parquet.h); all but the last also compressed (byte_stream.h). What a file
- * is, its first bytes say, then its name (rows.jsonl.gz is JSON lines). Rows of CSV and Parquet
- * are handed out as JSON too, so that nothing behind here knows the difference. Knows files, not
- * what is in a row. The file is streamed: memory is one chunk and the longest row. What is not
- * read (Git-LFS pointers, archives, UTF-16, other packings) is recognised and named with the way
- * out.
+ * Formats: a JSON array of objects, JSON lines (one object a line), plain text, CSV
+ * (record_csv.c) and Parquet (parquet/parquet.h); all but the last also compressed
+ * (byte_stream.h). What a file is, its first bytes say, then its name (rows.jsonl.gz is JSON
+ * lines). Rows of CSV and Parquet are handed out as JSON too, so that nothing behind here
+ * knows the difference. Knows files, not what is in a row. The file is streamed: memory is
+ * one chunk and the longest row. What is not read (Git-LFS pointers, archives, UTF-16, other
+ * packings) is recognised and named with the way out.
  *
  * Plain text follows Hugging Face's text loader: a row is a line without its line end, and
  * lines without a visible character are left out. That is what a list of sentences wants. A
@@ -55,8 +56,8 @@ bool records_are_text(const record_reader *r); /* plain text, no JSON */
  * RECORD_LIMIT; both end the file. What is inside the row is record_parse's matter, so bad
  * rows can be skipped. */
 status records_next(record_reader *r, data_record *out);
-/* Passes over `rows` rows, or all there are (*passed says how many); as records_next, but where
- * the format allows it they are not even decoded. */
+/* Passes over `rows` rows, or all there are (*passed says how many); as records_next, but
+ * where the format allows it they are not even decoded. */
 status records_skip(record_reader *r, int64_t rows, int64_t *passed);
 /* How many rows the file has; on a fresh reader, which may be at the end afterwards. */
 status records_count(record_reader *r, int64_t *rows);

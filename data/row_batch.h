@@ -26,8 +26,8 @@ void row_batch_close(row_batch *b);
 bool row_batch_is_full(const row_batch *b);
 /* Up to SPLIT_PARTS times after it was not full. The row is copied. */
 status row_batch_give(row_batch *b, const data_record *row);
-/* Makes the rows of `path` and appends them to *out, counting; the batch is empty then. Messages
- * name the file and the row. */
+/* Makes the rows of `path` and appends them to *out, counting; the batch is empty then.
+ * Messages name the file and the row. */
 status row_batch_finish(row_batch *b, const char *path, row_set *out, dataset_report *report);
 
 #endif

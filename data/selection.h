@@ -1,5 +1,5 @@
-/* selection.h: which rows of a dataset are wanted: the slices of its split, and of those the rows
- * of one shard. Rows are counted over all files. */
+/* selection.h: which rows of a dataset are wanted: the slices of its split, and of those the
+ * rows of one shard. Rows are counted over all files. */
 #ifndef NIBBLE_DATA_SELECTION_H
 #define NIBBLE_DATA_SELECTION_H
 

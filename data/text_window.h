@@ -4,8 +4,8 @@
  *     data [ ... done ... | at: row being read ... | end )     stream beyond
  *
  * A finder looks for the end of the row in [at, end). When it is not there the window is
- * refilled (slid, or doubled when the row fills it) and the finder starts again: doubling keeps
- * that linear. */
+ * refilled (slid, or doubled when the row fills it) and the finder starts again: doubling
+ * keeps that linear. */
 #ifndef NIBBLE_DATA_TEXT_WINDOW_H
 #define NIBBLE_DATA_TEXT_WINDOW_H
 

@@ -1,5 +1,6 @@
-/* parquet_made.h: Parquet files written by hand for tests, piece by piece and with what a writer
- * would not do on purpose. Written from the format's documents, without the reader's code.
+/* parquet_made.h: Parquet files written by hand for tests, piece by piece and with what a
+ * writer would not do on purpose. Written from the format's documents, without the reader's
+ * code.
  *
  *     made_file f;
  *     made_begin(&f);

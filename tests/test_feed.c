@@ -1,5 +1,5 @@
-/* test_feed.c: streaming: every row once an epoch, the same groups again from any place, memory
- * that does not grow with the files, and what goes wrong on the way. */
+/* test_feed.c: streaming: every row once an epoch, the same groups again from any place,
+ * memory that does not grow with the files, and what goes wrong on the way. */
 #include "mini_dataset.h"
 
 #include "data/feed.h"
@@ -16,7 +16,8 @@ static const loader_options usual = {.sequence_len = LENGTH,
                                      .shuffle = true,
                                      .seed = 5};
 
-/* Three files, the last one compressed; row i has i % 5 + 2 tokens, the second and third say i. */
+/* Three files, the last one compressed; row i has i % 5 + 2 tokens, the second and third say
+ * i. */
 static dataset_source make_files(void) {
     static const char *const files[] = {"part-*"};
     static char folder[300];

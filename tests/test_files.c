@@ -1,5 +1,5 @@
-/* test_files.c: which files a dataset's path means: patterns, the hub's naming of splits, cards.
- * tests/interop/files.py asks datasets itself. */
+/* test_files.c: which files a dataset's path means: patterns, the hub's naming of splits,
+ * cards. tests/interop/files.py asks datasets itself. */
 #include "scratch.h"
 
 #include "data/files.h"

@@ -118,8 +118,8 @@ static size_t make_rows(char *text) {
     return (size_t)(p - text);
 }
 
-/* Cut off anywhere or with any bit changed: a refusal, or the very rows (a gzip header's time is
- * not checked by anybody). */
+/* Cut off anywhere or with any bit changed: a refusal, or the very rows (a gzip header's time
+ * is not checked by anybody). */
 static void test_damage(void **state) {
     static char text[4000], got[4000], whole[4000];
     size_t n = make_rows(text);

@@ -1,5 +1,5 @@
-/* test_parquet_abuse.c: Parquet files that are cut off, damaged or made to deceive: each is read
- * or refused in words, within the memory that its size justifies. */
+/* test_parquet_abuse.c: Parquet files that are cut off, damaged or made to deceive: each is
+ * read or refused in words, within the memory that its size justifies. */
 #include "scratch.h"
 
 #include <errno.h>

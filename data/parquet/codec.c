@@ -85,8 +85,8 @@ static bool unpack_lz4(const uint8_t *in, size_t packed, uint8_t *out, size_t by
 }
 
 /* By parquet.thrift's CompressionCodec. `most`: at most so many bytes come out of one: Snappy
- * copies 64 bytes for three, deflate 258 for two bits, LZ4 255 for one; zstd and Brotli repeat a
- * byte through a whole block, whose bound is that of pages. */
+ * copies 64 bytes for three, deflate 258 for two bits, LZ4 255 for one; zstd and Brotli
+ * repeat a byte through a whole block, whose bound is that of pages. */
 static const struct {
     const char *name;
     unpacker *unpack;

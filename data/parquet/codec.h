@@ -1,5 +1,6 @@
-/* codec.h: the compression of Parquet's pages (Compression.md): none, Snappy, gzip, zstd, Brotli
- * and raw LZ4. LZO and the LZ4 of before 2021 (Hadoop's framing) are refused by name. */
+/* codec.h: the compression of Parquet's pages (Compression.md): none, Snappy, gzip, zstd,
+ * Brotli and raw LZ4. LZO and the LZ4 of before 2021 (Hadoop's framing) are refused by name.
+ */
 #ifndef NIBBLE_DATA_PARQUET_CODEC_H
 #define NIBBLE_DATA_PARQUET_CODEC_H
 

@@ -1,9 +1,9 @@
-/* column.h: one column chunk of a Parquet file read value by value: its pages one after the other,
- * each decompressed whole, its levels and values a batch at a time. Memory is a page and the
- * dictionary. Knows one column, not how columns make rows.
+/* column.h: one column chunk of a Parquet file read value by value: its pages one after the
+ * other, each decompressed whole, its levels and values a batch at a time. Memory is a page
+ * and the dictionary. Knows one column, not how columns make rows.
  *
- * What a page says of its size is believed as far as its bytes can justify it, and all columns
- * of a file together hold at most `limit` bytes at once. */
+ * What a page says of its size is believed as far as its bytes can justify it, and all
+ * columns of a file together hold at most `limit` bytes at once. */
 #ifndef NIBBLE_DATA_PARQUET_COLUMN_H
 #define NIBBLE_DATA_PARQUET_COLUMN_H
 

@@ -1,6 +1,6 @@
-/* metadata.h: what a Parquet file says of itself: its schema, row groups and column chunks (the
- * footer), and the header of a page. Field numbers and meanings are parquet.thrift's of the
- * Apache Parquet format, version 2.12.
+/* metadata.h: what a Parquet file says of itself: its schema, row groups and column chunks
+ * (the footer), and the header of a page. Field numbers and meanings are parquet.thrift's of
+ * the Apache Parquet format, version 2.12.
  *
  *     PAR1 | column chunks: pages ... | footer (FileMetaData) | its bytes, u32 | PAR1
  *

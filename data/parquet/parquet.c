@@ -1,7 +1,8 @@
-/* parquet.c: see parquet.h. A row is written along the tree: each node looks at the levels of the
- * first column below it and decides whether it is null, how many elements it has, and passes
- * on to its children, which take one value of each column or, where there is nothing, one null.
- * That all columns tell the same story is checked at each of them, since the file may lie. */
+/* parquet.c: see parquet.h. A row is written along the tree: each node looks at the levels of
+ * the first column below it and decides whether it is null, how many elements it has, and
+ * passes on to its children, which take one value of each column or, where there is nothing,
+ * one null. That all columns tell the same story is checked at each of them, since the file
+ * may lie. */
 #include "data/parquet/parquet.h"
 #include "common/alloc.h"
 #include "common/checked.h"

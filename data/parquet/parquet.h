@@ -5,11 +5,11 @@
  * codec.h, integers.h and values.h (a column's pages to values), render.h (a value to JSON),
  * and parquet.c, which puts the columns' values together into rows.
  *
- * Read: all physical types; pages of both kinds; every encoding but the deprecated BIT_PACKED for
- * levels; Snappy, gzip, zstd, Brotli, LZ4_RAW; structs, lists and maps (as lists of [key, value])
- * in each other, older forms too; checksums of pages, where they are. Not read, and refused by
- * name: encryption, LZO, Hadoop's LZ4, INTERVAL, VARIANT, columns in other files. Statistics,
- * page indexes and bloom filters are passed over.
+ * Read: all physical types; pages of both kinds; every encoding but the deprecated BIT_PACKED
+ * for levels; Snappy, gzip, zstd, Brotli, LZ4_RAW; structs, lists and maps (as lists of [key,
+ * value]) in each other, older forms too; checksums of pages, where they are. Not read, and
+ * refused by name: encryption, LZO, Hadoop's LZ4, INTERVAL, VARIANT, columns in other files.
+ * Statistics, page indexes and bloom filters are passed over.
  *
  * The file is not trusted. Memory is a page and a dictionary of each column, and the row:
  * together at most 64 MiB and 64 times the file's size, or a gigabyte where that is less. */

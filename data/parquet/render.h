@@ -10,7 +10,7 @@
  *   bytes without a meaning             the text where they are UTF-8 (older writers leave the
  *                                       annotation out), else base64; BSON, geometry: base64
  *   DECIMAL                             "12.340": text with all its digits
- *   DATE, TIME, TIMESTAMP, INT96        ISO 8601 as Python's isoformat(), "+00:00" where in UTC;
+ *   DATE, TIME, TIMESTAMP, INT96        ISO 8601 as Python's isoformat(), "+00:00" for UTC;
  *                                       nanoseconds with nine digits where they matter
  *   UUID                                "00112233-4455-6677-8899-aabbccddeeff"
  *   UNKNOWN                             null

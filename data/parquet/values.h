@@ -1,7 +1,7 @@
-/* values.h: the values of one page, one after the other, in whatever encoding they are (Encodings.md
- * of the Apache Parquet format): PLAIN, RLE_DICTIONARY and its older name, RLE (booleans),
- * DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY and BYTE_STREAM_SPLIT. Nulls
- * have no value: levels say where they are.
+/* values.h: the values of one page, one after the other, in whatever encoding they are
+ * (Encodings.md of the Apache Parquet format): PLAIN, RLE_DICTIONARY and its older name, RLE
+ * (booleans), DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY and
+ * BYTE_STREAM_SPLIT. Nulls have no value: levels say where they are.
  *
  * Values point into the page, which must stay, and are valid until the next one is read. */
 #ifndef NIBBLE_DATA_PARQUET_VALUES_H

@@ -1,6 +1,6 @@
-/* fuzz_parquet.c: one byte for what is done, then a data file: Parquet, gzip, zstd or CSV, as its
- * bytes say. Rows that come out are JSON within the limits, their numbers rise, as many are
- * counted as are read, and what is skipped is what reading passes. */
+/* fuzz_parquet.c: one byte for what is done, then a data file: Parquet, gzip, zstd or CSV, as
+ * its bytes say. Rows that come out are JSON within the limits, their numbers rise, as many
+ * are counted as are read, and what is skipped is what reading passes. */
 #include "data/records.h"
 #include "fuzz.h"
 

@@ -3,7 +3,7 @@
  *     interop_rows print FILE           a row a line
  *     interop_rows count FILE           how many there are
  *     interop_rows slice FILE FROM TO   the rows FROM to TO - 1, a row a line
- *     interop_rows dataset PATH SPLIT NAME [FILE ...]   the rows of a dataset's files; NAME may be ""
+ *     interop_rows dataset PATH SPLIT NAME [FILE ...]  the files' rows; NAME may be ""
  *     interop_rows time FILE            seconds: rows as text, then as jansson's objects too
  *
  * Exit status: the status; its message goes to standard error. */
