@@ -1,6 +1,7 @@
 /* test_feed.c: streaming: every row once an epoch, the same groups again from any place,
  * memory that does not grow with the files, and what goes wrong on the way. */
 #include "mini_dataset.h"
+#include "parquet_made.h"
 
 #include "data/feed.h"
 
@@ -36,6 +37,43 @@ static dataset_source make_files(void) {
     return (dataset_source){.path = folder, .files = files, .file_count = 1};
 }
 
+/* The same number of texts as a CSV file, and as a Parquet file of three row groups. */
+static dataset_source make_csv(void) {
+    FILE *f = fopen(scratch("texts.csv"), "w");
+    fprintf(f, "id,text\n");
+    for (int i = 0; i < ROWS; i++) fprintf(f, "%d,\"%d,%.*s\"\n", i, i, i % 7, "abcdefg");
+    fclose(f);
+    static char path[300];
+    snprintf(path, sizeof path, "%s", scratch("texts.csv"));
+    return (dataset_source){.path = path, .type = "completion"};
+}
+
+static dataset_source make_parquet(void) {
+    static const made_element elements[] = {{"s", PARQUET_GROUP, .children = 1},
+                                            {"text", PARQUET_BYTES, .converted = 1}};
+    static made_file f;
+    static bytes body;
+    static char path[300];
+    made_begin(&f);
+    for (int group = 0, i = 0; group < 3; group++) {
+        made_chunk(&f, PARQUET_BYTES, CODEC_ZSTD);
+        for (int page = 0; page < 7; page++) {
+            body.n = 0;
+            for (int end = i + 100; i < end; i++) {
+                char text[20];
+                snprintf(text, sizeof text, "%d", i);
+                put_string(&body, text);
+            }
+            made_page(&f, (made_levels){100}, ENCODING_PLAIN, &body);
+        }
+        made_group(&f, 700);
+    }
+    made_end(&f, elements, 2);
+    snprintf(path, sizeof path, "%s", scratch("texts.parquet"));
+    put_file(path, f.b.data, f.b.n);
+    return (dataset_source){.path = path, .type = "completion", .split = "train[1%:]"};
+}
+
 typedef struct streamed {
     dataset_source source;
     dataset_options options;
@@ -45,7 +83,7 @@ typedef struct streamed {
 } streamed;
 
 static status stream_open(streamed *s, int64_t window, const loader_options *o) {
-    s->options = (dataset_options){.sequence_len = LENGTH};
+    s->options = (dataset_options){.sequence_len = LENGTH, .tokenizer = mini};
     TRY(row_stream_open(&s->stream, &s->source, &s->options));
     TRY(dataset_open_first(&s->sample, s->stream, window, &s->options));
     return feed_open_stream(&s->f, s->stream, window, &s->sample.train, o);
@@ -107,10 +145,10 @@ static void test_every_row_once(void **state) {
 }
 
 /* From the place of the group before, as a checkpoint has it. */
-static void test_the_same_again(void **state) {
+static void expect_the_same(dataset_source source) {
     static uint64_t sums[STEPS];
     static feed_place places[STEPS + 1];
-    streamed s = {.source = make_files()}, t = {.source = s.source};
+    streamed s = {.source = source}, t = {.source = source};
     const batch_group *g;
     feed_place place;
     assert_ok(stream_open(&s, 600, &usual));
@@ -135,6 +173,12 @@ static void test_the_same_again(void **state) {
     assert_fails(feed_seek(t.f, &wrong, STEPS), STATUS_DATA, "the files have changed");
     stream_close(&t);
     stream_close(&s);
+}
+
+static void test_the_same_again(void **state) {
+    expect_the_same(make_files());
+    expect_the_same(make_csv());
+    expect_the_same(make_parquet());
 }
 
 /* Rows that are valid until the call after the next, across windows too. */
