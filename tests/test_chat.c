@@ -3,6 +3,7 @@
  * chosen. */
 #include "mini_tokenizer.h"
 
+#include "common/alloc.h"
 #include "common/json.h"
 #include "data/rows.h"
 #include "data/template.h"
@@ -274,6 +275,50 @@ static void test_choosing(void **state) {
     json_decref(variables);
 }
 
+/* ---- memory ---- */
+
+static status whole_way(const json_t *row) {
+    chat_fields fields = {.whole = true, .detail = "parts"};
+    conversation c = {0};
+    chat_work w = {0};
+    span_builder b = {.names = names};
+    chat_template *t;
+    TRY(chat_template_open(&t, NULL, plain, "10 Jul 2025", &names));
+    status s = conversation_read(&c, row, &fields);
+    if (s == STATUS_OK) s = chat_template_render(t, &c, false, &w, &b);
+    if (s == STATUS_OK) s = spans_finish(&b);
+    chat_template_close(t);
+    conversation_free(&c);
+    chat_work_free(&w);
+    spans_free(&b);
+    return s;
+}
+
+/* Every allocation fails in turn: "out of memory", and nothing is left. */
+static void test_memory_ends(void **state) {
+    json_t *row = json_loads(
+        "{\"system\":\"s\",\"tools\":\"[{\\\"function\\\":{\\\"parameters\\\":\\\"{}\\\"}}]\","
+        "\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\","
+        "\"content\":\"b\",\"parts\":[{\"begin_offset\":0,\"end_offset\":0,\"train\":false}],"
+        "\"tool_calls\":[{\"function\":{\"arguments\":\"{}\"}}]}]}",
+        0, NULL);
+    assert_non_null(row);
+    assert_ok(whole_way(row)); /* the tokenizer's own buffers are there now */
+    size_t before = mem_blocks();
+    status s = STATUS_MEMORY;
+    uint64_t k = 0;
+    while (s != STATUS_OK && k < 2000) {
+        mem_fail_at(++k, 0);
+        s = whole_way(row);
+        mem_fail_at(0, 0);
+        if (s != STATUS_OK) assert_int_equal(s, STATUS_MEMORY);
+        assert_int_equal(mem_blocks(), before);
+    }
+    assert_ok(s);
+    assert_true(k > 100);
+    json_decref(row);
+}
+
 int main(void) {
     json_setup();
     const struct CMUnitTest tests[] = {
@@ -285,6 +330,7 @@ int main(void) {
         cmocka_unit_test(test_words_of_the_row_are_text),
         cmocka_unit_test(test_fields),
         cmocka_unit_test(test_choosing),
+        cmocka_unit_test(test_memory_ends),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -407,7 +407,7 @@ static status iterate_lazy(machine *m, lazy *l, list **out) {
         TRY(l->fill(m, l, &l->items));
     }
     TRY(jinja_make_list(m, 0, out));
-    (*out)->items = l->items.items + l->at;
+    (*out)->items = l->at ? l->items.items + l->at : l->items.items;
     (*out)->count = l->items.count - l->at;
     l->at = l->items.count;
     return STATUS_OK;

@@ -409,6 +409,27 @@ def seeds_adapter(fixtures):
             yield data + b"\0" + read(weights)
 
 
+# ---- templates ----
+
+def seeds_jinja(fixtures):
+    row = compact({"settings": {"bos_token": "<s>", "eos_token": "</s>"}, "data": {
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": " a "},
+                     {"role": "assistant", "content": "<think>b</think>c", "tool_calls": [
+                         {"function": {"name": "f", "arguments": {"x": [1, 2.5, None]}}}]}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {}}}}}],
+        "n": 3, "l": [3, 1, 2], "s": "Hello, World"}})
+    for template in (
+            b"{% macro m(a, b=1) %}{{ a ~ b }}{{ caller() }}{% endmacro %}{% call m('x') %}y{% endcall %}",
+            b"{% for x in l if x > 1 recursive %}{{ loop.index }}{{ loop([x]) }}{% else %}-{% endfor %}",
+            b"{% set ns = namespace(i=0) %}{% for m in messages %}{% set ns.i = ns.i + 1 %}{{ m.role | title }}"
+            b"{% generation %}{{ m['content'] | trim | tojson(indent=2) }}{% endgeneration %}{% endfor %}{{ ns.i }}",
+            b"{{ s[::-1] }}{{ s.split(',')[1:] | join('|') }}{{ '%5.1f|%s' % (n, l) }}{{ '{} {a!r:>4}'.format(n, a=s) }}",
+            b"{% filter upper %}{{ l | sort | map('string') | list }}{% endfilter %}{{ messages | groupby('role') | list }}"):
+        yield row + b"\0" + template
+    for path, data in found(fixtures, "templates/*.jinja"):
+        yield row + b"\0" + data
+
+
 def seeds_manifest(fixtures):
     return ()  # the target writes its own: they hold hashes of files that it makes
 
