@@ -2,6 +2,7 @@
 #include "data/spans.h"
 #include "common/alloc.h"
 #include "data/rows.h"
+#include "data/unicode.h"
 
 #include <string.h>
 
@@ -72,7 +73,7 @@ void literal_free(literal *l) {
 
 void spans_reset(span_builder *b) {
     b->ids.count = b->labels.count = b->run.bytes = b->mark_count = 0;
-    b->inside = false;
+    b->inside = b->strips = false;
 }
 
 void spans_free(span_builder *b) {
@@ -85,7 +86,27 @@ void spans_free(span_builder *b) {
     memset(b, 0, sizeof *b);
 }
 
+/* White space behind a control token that takes it along. */
+static void strip_left(span_builder *b, const char **text, size_t *bytes) {
+    while (*bytes && unicode_is_space(utf8_get(*text))) {
+        size_t n = utf8_length((unsigned char)**text);
+        *text += n, *bytes -= n;
+    }
+    b->strips = *bytes == 0;
+}
+
+/* White space before one: the run's end. */
+static void strip_right(span_builder *b) {
+    while (b->run.bytes) {
+        const char *last = utf8_back(b->run.data, b->run.data + b->run.bytes);
+        if (!unicode_is_space(utf8_get(last))) break;
+        b->run.bytes = (size_t)(last - b->run.data);
+    }
+    while (b->mark_count && b->marks[b->mark_count - 1].at >= b->run.bytes) b->mark_count--;
+}
+
 status spans_text(span_builder *b, const char *text, size_t bytes, bool learn) {
+    if (b->strips) strip_left(b, &text, &bytes);
     if (!bytes) return STATUS_OK;
     bool before = b->mark_count && b->marks[b->mark_count - 1].learn;
     if (!b->mark_count || before != learn) {
@@ -140,12 +161,16 @@ static status finish_run(span_builder *b) {
 
 status spans_finish(span_builder *b) {
     TRY(finish_run(b));
-    b->inside = false;
+    b->inside = b->strips = false;
     return STATUS_OK;
 }
 
 status spans_control(span_builder *b, int32_t id, bool learn) {
+    bool left, right;
+    tokenizer_strips(b->names.tokenizer, id, &left, &right);
+    if (left && utf8_valid(b->run.data, b->run.bytes) == b->run.bytes) strip_right(b);
     TRY(finish_run(b));
+    b->strips = right;
     b->inside = true;
     return add_id(b, id, learn);
 }

@@ -67,6 +67,7 @@ typedef struct span_builder {
     size_t mark_count, mark_capacity;
     id_list scratch, prefix;
     bool inside; /* the run goes on in a text, after a control token */
+    bool strips; /* which takes the white space that follows */
 } span_builder;
 
 void spans_reset(span_builder *b); /* a new row; keeps the memory */

@@ -360,6 +360,12 @@ bool tokenizer_is_special(const tokenizer *t, int32_t id) {
     return a && a->special;
 }
 
+void tokenizer_strips(const tokenizer *t, int32_t id, bool *left, bool *right) {
+    const added_token *a = added_tokens_by_id(t->added, id);
+    *left = a && a->lstrip;
+    *right = a && a->rstrip;
+}
+
 int32_t tokenizer_bos(const tokenizer *t) {
     return t->special[ROLE_BOS];
 }

@@ -51,6 +51,8 @@ int32_t tokenizer_id(const tokenizer *t, const char *token); /* -1 when there is
 const char *tokenizer_token(const tokenizer *t,
                             int32_t id); /* as in the vocabulary; NULL when none */
 bool tokenizer_is_special(const tokenizer *t, int32_t id);
+/* Whether an added token takes the white space before it, and behind it, along. */
+void tokenizer_strips(const tokenizer *t, int32_t id, bool *left, bool *right);
 /* Ids named by tokenizer_config.json / special_tokens_map.json; -1 when absent. */
 int32_t tokenizer_bos(const tokenizer *t);
 int32_t tokenizer_eos(const tokenizer *t);
