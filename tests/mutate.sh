@@ -21,7 +21,7 @@ the mean of means | trainer/run/step.c | s/TRY(run_micro(p, &g->micro\[a\], weig
 the end of a text is not learned | data/prompts.c | s/spans_control(b, b->names.eos, true)/spans_control(b, b->names.eos, false)/ | data
 positions go on through packed rows | data/loader.c | s/s->positions\[at + i\] = (int32_t)i;/s->positions[at + i] = (int32_t)(at + i);/ | loader run_parity
 a resumed run repeats a batch | trainer/run/loop.c | s/r->state.cursor = g->index + 1;/r->state.cursor = g->index;/ | run_resume
-a page's checksum is not looked at | data/parquet/column.c | s/if (!h->has_crc || crc32/if (!h->has_crc || 1 || crc32/ | parquet_abuse
+the checksum of a page is not looked at | data/parquet/column.c | s/if (!h->has_crc || crc32/if (!h->has_crc || 1 || crc32/ | parquet_abuse
 differences without their least | data/parquet/integers.c | s/(uint64_t)r->value + (uint64_t)r->least + more/(uint64_t)r->value + more/ | parquet
 a stream goes on a row too late | data/feed.c | s/row_stream_seek(f->stream, place->row);/row_stream_seek(f->stream, place->row + 1);/ | feed run_resume
 moments are not restored | trainer/run/state.c | s/{t->master, t->m, t->v, t->absmax1/{t->master, -1, t->v, t->absmax1/ | run_resume
