@@ -1,6 +1,5 @@
-/* loader.c: see loader.h. Three parts: the order of one epoch (a pure function of seed and
- * epoch, made again whenever it is needed), the survey of all epochs at the start, and the
- * groups, built by a worker one ahead of the loop.
+/* loader.c: see loader.h. Two parts beside the order of an epoch (epoch.h): the survey of all
+ * epochs at the start, and the groups, built by a worker one ahead of the loop.
  *
  * Three slots hold groups: the one in use, the one before it (still promised to be valid), and
  * the one being built. Their buffers have the size of the largest group that the survey met.
@@ -8,28 +7,16 @@
 #include "data/loader.h"
 #include "common/alloc.h"
 #include "common/checked.h"
-#include "common/philox.h"
 #include "common/worker.h"
-#include "data/pack.h"
+#include "data/epoch.h"
 
 #include <math.h>
 #include <string.h>
 
 enum {
     SLOTS = 3,
-    LENGTH_GROUP = 50,      /* micro-batches per length group, as Hugging Face's sampler */
     EPOCHS_LIMIT = 1000000, /* more is a slip of the configuration */
-    ORDER_ROWS = 0,
-    ORDER_BINS = 1,
-    ORDER_MICRO = 2, /* Philox modules: which permutation */
 };
-
-/* One epoch: rows in training order; micro-batch m is order[start[m] .. start[m + 1]). */
-typedef struct epoch_plan {
-    int64_t epoch, micro_count;
-    int32_t *order; /* [used] rows of the dataset */
-    int32_t *start; /* [used + 1] */
-} epoch_plan;
 
 typedef struct slot {
     batch_group group;
@@ -44,9 +31,7 @@ struct loader {
     loader_options o;
     int32_t *used; /* [used_count] rows that are trained on */
     int64_t used_count;
-    packer *packer;
-    int32_t *lengths, *bin, *rank, *sorted; /* [window] scratch of the planning */
-    epoch_plan plan;                        /* the worker's, once the survey is done */
+    epoch plan; /* the worker's, once the survey is done */
 
     int64_t *first_group; /* [epochs + 1]: groups before each epoch */
     size_t first_capacity;
@@ -63,109 +48,8 @@ struct loader {
     uint64_t ticket;
 };
 
-/* ---- the order of one epoch ---- */
-
-/* Fisher-Yates with one Philox word per place. The word times n, shifted by 32, favours no
- * value by more than n / 2^32. */
-static void shuffle(int32_t *items, int64_t n, uint64_t seed, int64_t epoch, uint32_t module,
-                    int64_t first_element) {
-    philox_stream s = philox_open(seed, PHILOX_SHUFFLE, module, 0, (uint64_t)epoch);
-    for (int64_t i = n - 1; i > 0; i--) {
-        uint64_t word = philox_word(&s, (uint64_t)(first_element + i));
-        int64_t j = (int64_t)(word * (uint64_t)(i + 1) >> 32);
-        int32_t swap = items[i];
-        items[i] = items[j], items[j] = swap;
-    }
-}
-
 static int64_t row_length(const loader *l, int32_t row) {
     return row_set_length(l->rows, row);
-}
-
-/* Places items[0..n) by rank[bin[i]], stably; sizes go to start[0..bins), as ends. */
-static void place_by_bin(loader *l, int32_t *items, int64_t n, int64_t bins, int32_t *ends) {
-    memset(ends, 0, (size_t)bins * sizeof *ends);
-    for (int64_t i = 0; i < n; i++) ends[l->rank[l->bin[i]]]++;
-    for (int64_t b = 0, sum = 0; b < bins; b++) {
-        int32_t size = ends[b];
-        ends[b] = (int32_t)sum;
-        sum += size;
-    }
-    for (int64_t i = 0; i < n; i++) l->sorted[ends[l->rank[l->bin[i]]]++] = items[i];
-    memcpy(items, l->sorted, (size_t)n * sizeof *items);
-}
-
-/* Packs one window of the order in place; `ends` gets the end of each bin within the window.
- */
-static int64_t pack_window(loader *l, epoch_plan *p, int64_t at, int64_t n,
-                           int64_t bins_before, int32_t *ends) {
-    for (int64_t i = 0; i < n; i++) l->lengths[i] = (int32_t)row_length(l, p->order[at + i]);
-    int64_t bins = l->o.sequential ? pack_in_order(l->packer, l->lengths, n, l->bin)
-                                   : pack_best_fit(l->packer, l->lengths, n, l->bin);
-    for (int64_t b = 0; b < bins; b++) l->rank[b] = (int32_t)b;
-    if (l->o.shuffle) shuffle(l->rank, bins, l->o.seed, p->epoch, ORDER_BINS, bins_before);
-    place_by_bin(l, p->order + at, n, bins, ends);
-    return bins;
-}
-
-/* order[] into bins, bins into micro-batches. Returns the number of bins. */
-static int64_t plan_packed(loader *l, epoch_plan *p) {
-    int64_t bins = 0, window = l->o.window;
-    int32_t *ends =
-        p->start + 1; /* first the end of every bin, then thinned to micro-batches */
-    for (int64_t at = 0; at < l->used_count; at += window) {
-        int64_t n = min_i64(window, l->used_count - at);
-        int64_t fresh = pack_window(l, p, at, n, bins, ends + bins);
-        for (int64_t b = 0; b < fresh; b++) ends[bins + b] += (int32_t)at;
-        bins += fresh;
-    }
-    p->micro_count = (bins + l->o.micro_batch_size - 1) / l->o.micro_batch_size;
-    for (int64_t m = 0; m < p->micro_count; m++)
-        ends[m] = ends[min_i64((m + 1) * l->o.micro_batch_size, bins) - 1];
-    p->start[0] = 0;
-    return bins;
-}
-
-/* Sorts each stretch of LENGTH_GROUP micro-batches by length, then permutes its micro-batches.
- */
-static void group_lengths(loader *l, epoch_plan *p) {
-    int64_t size = l->o.micro_batch_size, stretch = l->o.window;
-    for (int64_t at = 0; at < l->used_count; at += stretch) {
-        int64_t n = min_i64(stretch, l->used_count - at);
-        int32_t *items = p->order + at;
-        for (int64_t i = 1; i < n; i++) { /* stretches are short: insertion, longest first */
-            int32_t row = items[i];
-            int64_t j = i;
-            for (; j > 0 && row_length(l, items[j - 1]) < row_length(l, row); j--)
-                items[j] = items[j - 1];
-            items[j] = row;
-        }
-        int64_t whole = n / size; /* a short micro-batch stays last */
-        for (int64_t b = 0; b < whole; b++) l->rank[b] = (int32_t)b;
-        if (l->o.shuffle) shuffle(l->rank, whole, l->o.seed, p->epoch, ORDER_MICRO, at);
-        for (int64_t b = 0; b < whole; b++)
-            memcpy(l->sorted + b * size, items + l->rank[b] * size,
-                   (size_t)size * sizeof *items);
-        memcpy(items, l->sorted, (size_t)(whole * size) * sizeof *items);
-    }
-}
-
-static int64_t plan_rows(loader *l, epoch_plan *p) {
-    int64_t size = l->o.micro_batch_size;
-    if (l->o.group_by_length) group_lengths(l, p);
-    p->micro_count = (l->used_count + size - 1) / size;
-    for (int64_t m = 0; m <= p->micro_count; m++)
-        p->start[m] = (int32_t)min_i64(m * size, l->used_count);
-    return p->micro_count * size;
-}
-
-/* Makes the plan of an epoch; returns its bins. */
-static int64_t plan_epoch(loader *l, int64_t epoch) {
-    epoch_plan *p = &l->plan;
-    p->epoch = epoch;
-    memcpy(p->order, l->used, (size_t)l->used_count * sizeof *p->order);
-    if (l->o.shuffle) shuffle(p->order, l->used_count, l->o.seed, epoch, ORDER_ROWS, 0);
-    return l->o.packing ? plan_packed(l, p) : plan_rows(l, p);
 }
 
 /* ---- the survey ---- */
@@ -191,7 +75,7 @@ static void add_load(loader *l, int32_t row) {
 
 /* Notes the sizes of the planned epoch's first `groups` groups. */
 static void measure(loader *l, int64_t groups) {
-    const epoch_plan *p = &l->plan;
+    const epoch *p = &l->plan;
     for (int64_t g = 0; g < groups; g++) {
         int64_t group_tokens = 0, documents = 0;
         for (int64_t a = 0; a < l->o.accumulation; a++) {
@@ -199,9 +83,9 @@ static void measure(loader *l, int64_t groups) {
             if (m < 0) break;
             for (int64_t i = p->start[m]; i < p->start[m + 1]; i++)
                 batch += row_length(l, p->order[i]);
-            for (int64_t i = p->start[m]; p->epoch == 0 && i < p->start[m + 1]; i++)
+            for (int64_t i = p->start[m]; p->number == 0 && i < p->start[m + 1]; i++)
                 add_load(l, p->order[i]);
-            l->measured += p->epoch == 0;
+            l->measured += p->number == 0;
             documents += p->start[m + 1] - p->start[m];
             group_tokens += batch;
             l->longest_batch = max_i64(l->longest_batch, batch);
@@ -227,7 +111,7 @@ static status survey(loader *l) {
             return status_fail(STATUS_USAGE,
                                "the run would take more than %d epochs of %lld rows",
                                EPOCHS_LIMIT, (long long)l->used_count);
-        int64_t bins = plan_epoch(l, l->epochs);
+        int64_t bins = epoch_make(&l->plan, l->epochs);
         int64_t whole = groups_of(l, l->plan.micro_count), groups = whole;
         if (l->o.max_steps > 0)
             groups = min_i64(whole, l->o.max_steps - l->steps);
@@ -261,7 +145,7 @@ static void lay_document(const row_set *rows, int64_t row, slot *s, int64_t at,
 
 /* Lays micro-batch m of the plan from token `at`, document `d`, start entry `d + a` on. */
 static void lay_micro(loader *l, slot *s, int64_t m, int a, int64_t at, int64_t d) {
-    const epoch_plan *p = &l->plan;
+    const epoch *p = &l->plan;
     int32_t *starts = s->starts + d + a;
     int64_t tokens = 0, targets = 0, documents = p->start[m + 1] - p->start[m];
     for (int64_t i = 0; i < documents; i++) {
@@ -291,7 +175,7 @@ static int64_t epoch_of(const loader *l, int64_t group) {
 static status build(void *context) {
     loader *l = context;
     int64_t index = l->building, epoch = epoch_of(l, index);
-    if (l->plan.epoch != epoch) plan_epoch(l, epoch);
+    if (l->plan.number != epoch) epoch_make(&l->plan, epoch);
     slot *s = &l->slots[index % SLOTS];
     batch_group *g = &s->group;
     int64_t local = index - l->first_group[epoch], documents = 0;
@@ -385,25 +269,11 @@ static status choose_rows(loader *l) {
 }
 
 static status make_room(loader *l) {
-    size_t n = (size_t)l->used_count;
-    l->o.window = min_i64(l->o.window > 0 ? l->o.window : LOADER_WINDOW, l->used_count);
-    if (!l->o.packing) /* group_by_length's stretch */
-        l->o.window = min_i64((int64_t)l->o.micro_batch_size * LENGTH_GROUP, l->used_count);
-    size_t window = (size_t)l->o.window;
-    l->plan.epoch = -1;
-    l->plan.order = mem_alloc_array(n, sizeof(int32_t), "the rows' order");
-    l->plan.start = mem_alloc_array(n + 1, sizeof(int32_t), "the micro-batches");
-    l->lengths = mem_alloc_array(window, sizeof(int32_t), "packing");
-    l->bin = mem_alloc_array(window, sizeof(int32_t), "packing");
-    l->rank = mem_alloc_array(window, sizeof(int32_t), "packing");
-    l->sorted = mem_alloc_array(window, sizeof(int32_t), "packing");
-    l->buckets = mem_alloc_array(
-        (size_t)(l->o.sequence_len * l->o.micro_batch_size / LOADER_BUCKET + 2),
-        sizeof *l->buckets, "the loader");
-    if (!l->plan.order || !l->plan.start || !l->lengths || !l->bin || !l->rank || !l->sorted ||
-        !l->buckets)
-        return STATUS_MEMORY;
-    return l->o.packing ? pack_open(&l->packer, l->o.sequence_len, l->o.window) : STATUS_OK;
+    int64_t capacity = l->o.sequence_len * l->o.micro_batch_size;
+    l->buckets = mem_alloc_array((size_t)(capacity / LOADER_BUCKET + 2), sizeof *l->buckets,
+                                 "the loader");
+    if (!l->buckets) return STATUS_MEMORY;
+    return epoch_open(&l->plan, l->rows, &l->o, l->used, l->used_count);
 }
 
 static status make_slots(loader *l) {
@@ -460,13 +330,7 @@ void loader_close(loader *l) {
         mem_free(s->starts);
         mem_free(s->row_index);
     }
-    pack_close(l->packer);
-    mem_free(l->plan.order);
-    mem_free(l->plan.start);
-    mem_free(l->lengths);
-    mem_free(l->bin);
-    mem_free(l->rank);
-    mem_free(l->sorted);
+    epoch_close(&l->plan);
     mem_free(l->used);
     mem_free(l->first_group);
     mem_free(l->buckets);
