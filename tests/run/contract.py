@@ -77,7 +77,7 @@ class HighWater(Case):
         for family in nibble.FAMILIES if nibble.FULL else ("llama", "qwen3"):
             self.prepare(family)
             most = self.plan()["device_bytes"]
-            least = self.plan("memory.activations=recompute", "memory.base=disk",
+            least = self.plan("memory.activations=recompute", "memory.base=host",
                               "memory.slots=1", "memory.optimizer=paged")["device_bytes"]
             kinds, n = set(), 24 if nibble.FULL else 5
             for i in range(n + 1):
