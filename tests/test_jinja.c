@@ -215,7 +215,7 @@ static void test_refused_when_compiled(void **state) {
     static const struct {
         const char *template, *words;
     } rows[] = {{"a\n {% include 'x' %}", "template:2:5: the tag `include` is not known here"},
-                {"{{ x | urlize }}", "template:1:8: the filter `urlize`"},
+                {"{{ x | urlize }}", "template:1:8: the filter `urlize` is not supported"},
                 {"{{ x is filter }}", "the test `filter`"},
                 {"{% if x %}", "{% elif %} is missing"},
                 {"{{ x", "`}}` is expected here, not the end of the template"},

@@ -140,6 +140,18 @@ status jinja_resolve(compiler *c);
 
 /* ---- between the parser's files ---- */
 
+/* A filter or test that jinja2 does not know either: an error of the template, but one that
+ * jinja2 leaves for the rendering where it stands in a condition's branch. */
+typedef struct unknown_name {
+    const node *at;
+    bool soft; /* in a condition's branch */
+} unknown_name;
+/* Finds n->builtin by a name; refuses what jinja2 knows and this does not. */
+status jinja_find_builtin(compiler *c, node *n, const token *name);
+/* Those since `first` are in a branch; or stand in something else: then they are refused. */
+void jinja_soften(compiler *c, size_t first);
+status jinja_refuse_unknown(compiler *c, size_t first);
+
 node *jinja_node(compiler *c, node_kind kind, const token *at); /* NULL: out of memory */
 status jinja_parse_tuple(compiler *c, bool parentheses, bool conditional, const char *until,
                          node **out);

@@ -251,6 +251,9 @@ status jinja_call_builtin(machine *m, const builtin *b, value self, const argume
     size_t room = 0;
     while (room < PARAMETERS && b->parameters[room]) room++;
     TRY(jinja_step(m, 1));
+    bool given = a && (a->count || a->named_count);
+    if (given && self.kind == V_STRING && self.string->safe && jinja_is_string_method(b))
+        return jinja_unsupported(m, "a method of what the filter safe gave");
     if (b->variadic) return b->variadic(m, self, a, out);
     if (a && a->count > room)
         return jinja_raise(m, "TypeError", "%s() takes at most %zu arguments (%zu given)",

@@ -130,3 +130,9 @@ const builtin *jinja_find_method(const value *of, const char *name) {
         row = jinja_loop_method(name);
     return row ? row : find_refused(of, name);
 }
+
+bool jinja_is_string_method(const builtin *b) {
+    for (const builtin *row = jinja_string_methods; row->name; row++)
+        if (row == b) return true;
+    return false;
+}

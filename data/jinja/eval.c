@@ -142,7 +142,8 @@ static status eval_chain(machine *m, const node *n, builder *b, value *out) {
     while (count--) {
         TRY(jinja_eval(m, parts[count]->b, &next));
         m->line = parts[count]->line;
-        if (out->kind == V_STRING && next.kind == V_STRING) {
+        if (out->kind == V_STRING && next.kind == V_STRING && !out->string->safe &&
+            !next.string->safe) {
             TRY(jinja_put_string(m, b, out->string));
             *out = next, text = true;
             continue;
@@ -254,12 +255,18 @@ static status eval_slice(machine *m, const node *n, value *out) {
 
 /* ---- filters and tests ---- */
 
+status jinja_raise_unknown(machine *m, const node *n) {
+    return jinja_raise(m, "TemplateRuntimeError", "No %s named '%s' found.",
+                       n->kind == N_TEST ? "test" : "filter", n->name->text);
+}
+
 static status eval_builtin(machine *m, const node *n, value *out) {
     value self;
     arguments a = {0};
     TRY(jinja_eval(m, n->a, &self));
     if (n->call) TRY(jinja_eval_arguments(m, n->call, 0, &a));
     m->line = n->line;
+    if (!n->builtin) return jinja_raise_unknown(m, n);
     return jinja_call_builtin(m, n->builtin, self, &a, out);
 }
 

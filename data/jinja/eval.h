@@ -28,6 +28,8 @@ status jinja_too_deep(machine *m);
 static inline status jinja_descend(machine *m) {
     return ++m->depth > JINJA_DEPTH ? jinja_too_deep(m) : jinja_step(m, 1);
 }
+/* A filter or test that is not known was called. */
+status jinja_raise_unknown(machine *m, const node *n);
 /* Writes an expression's text. */
 status jinja_put_expression(machine *m, const node *n);
 

@@ -31,6 +31,7 @@ static status filter_text(machine *m, const node *filter, value text, value *out
     if (filter->a) TRY(filter_text(m, filter->a, text, &self));
     if (filter->call) TRY(jinja_eval_arguments(m, filter->call, 0, &a));
     m->line = filter->line;
+    if (!filter->builtin) return jinja_raise_unknown(m, filter);
     return jinja_call_builtin(m, filter->builtin, self, &a, out);
 }
 

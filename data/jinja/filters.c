@@ -34,6 +34,38 @@ FILTER(string_filter) {
     return as_string(m, self, out);
 }
 
+static status copy_string(machine *m, value v, bool safe, value *out) {
+    string *copy = NULL;
+    TRY(jinja_new(m, sizeof *copy, &copy));
+    *copy = *v.string;
+    copy->safe = safe;
+    *out = STRING(copy);
+    return STATUS_OK;
+}
+
+/* Without escaping it is the text that it was, as long as nothing is added to it. */
+FILTER(safe_filter) {
+    TRY(as_string(m, self, &self));
+    return copy_string(m, self, true, out);
+}
+
+FILTER(escape_filter) {
+    builder b = {0};
+    *out = self;
+    if (self.kind == V_STRING && self.string->safe) return STATUS_OK;
+    TRY(as_string(m, self, &self));
+    TRY(jinja_put_escaped(m, &b, self.string));
+    TRY(jinja_build(m, &b, out));
+    out->string->safe = true;
+    return STATUS_OK;
+}
+
+/* str(v), no longer safe. */
+static status plain_string(machine *m, value v, value *out) {
+    TRY(as_string(m, v, out));
+    return out->string->safe ? copy_string(m, *out, false, out) : STATUS_OK;
+}
+
 /* jinja2's own rule: words begin after blanks, -, and opening brackets. */
 FILTER(title_filter) {
     TRY(as_string(m, self, &self));
@@ -56,9 +88,9 @@ FILTER(title_filter) {
 }
 
 FILTER(replace_filter) {
-    TRY(as_string(m, self, &self));
-    TRY(as_string(m, a[0], &a[0]));
-    TRY(as_string(m, a[1], &a[1]));
+    TRY(plain_string(m, self, &self));
+    TRY(plain_string(m, a[0], &a[0]));
+    TRY(plain_string(m, a[1], &a[1]));
     return jinja_str_replace(m, self, a, out);
 }
 
@@ -332,6 +364,8 @@ const builtin jinja_text_filters[] = {
     {"count", length_filter, {0}, 0, NULL},
     {"d", default_filter, {"default_value", "boolean"}, 0, NULL},
     {"default", default_filter, {"default_value", "boolean"}, 0, NULL},
+    {"e", escape_filter, {0}, 0, NULL},
+    {"escape", escape_filter, {0}, 0, NULL},
     {"float", float_filter, {"default"}, 0, NULL},
     {"format", NULL, {0}, 0, format_filter},
     {"indent", indent_filter, {"width", "first", "blank"}, 0, NULL},
@@ -340,6 +374,7 @@ const builtin jinja_text_filters[] = {
     {"lower", lower_filter, {0}, 0, NULL},
     {"replace", replace_filter, {"old", "new", "count"}, 2, NULL},
     {"round", round_filter, {"precision", "method"}, 0, NULL},
+    {"safe", safe_filter, {0}, 0, NULL},
     {"string", string_filter, {0}, 0, NULL},
     {"title", title_filter, {0}, 0, NULL},
     {"tojson", tojson_filter, {"ensure_ascii", "indent", "separators", "sort_keys"}, 0, NULL},

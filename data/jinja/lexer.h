@@ -37,6 +37,8 @@ typedef struct compiler {
     size_t count, capacity;
     size_t at; /* the parser's */
     int depth, loops;
+    struct unknown_name *unknown; /* filters and tests that nobody knows */
+    size_t unknown_count, unknown_capacity;
     struct jinja_template *template;
 } compiler;
 

@@ -97,12 +97,16 @@ static status add_lists(machine *m, value a, value b, value *out) {
     return STATUS_OK;
 }
 
-static status add_strings(machine *m, const string *a, const string *b, value *out) {
+/* What is added to a text that is safe is escaped, and the sum is safe. */
+static status add_strings(machine *m, string *a, string *b, value *out) {
     builder t = {0};
+    bool safe = a->safe || b->safe;
     TRY(jinja_step(m, (a->bytes + b->bytes) / 64));
-    TRY(jinja_put_string(m, &t, a));
-    TRY(jinja_put_string(m, &t, b));
-    return jinja_build(m, &t, out);
+    TRY(safe && !a->safe ? jinja_put_escaped(m, &t, a) : jinja_put_string(m, &t, a));
+    TRY(safe && !b->safe ? jinja_put_escaped(m, &t, b) : jinja_put_string(m, &t, b));
+    TRY(jinja_build(m, &t, out));
+    out->string->safe = safe;
+    return STATUS_OK;
 }
 
 static bool is_sequence(const value *v) {
@@ -257,6 +261,10 @@ static status no_such(machine *m, int sign, const value *a, const value *b) {
 status jinja_arithmetic(machine *m, int sign, value a, value b, value *out) {
     int64_t i, j;
     double x, y;
+    bool safe =
+        (a.kind == V_STRING && a.string->safe) || (b.kind == V_STRING && b.string->safe);
+    if (safe && !(sign == SIGN_ADD && a.kind == V_STRING && b.kind == V_STRING))
+        return jinja_unsupported(m, "arithmetic with what the filter safe gave");
     if (sign == SIGN_ADD && a.kind == V_STRING && b.kind == V_STRING)
         return add_strings(m, a.string, b.string, out);
     bool ints = jinja_integer(&a, &i), both = jinja_integer(&b, &j);

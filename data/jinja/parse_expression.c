@@ -375,8 +375,11 @@ status jinja_parse_expression(compiler *c, node **out) {
     if (c->depth > NESTING)
         return jinja_syntax(c, t->line, t->column, "the template is nested too deeply");
     c->depth++;
+    size_t unknown = c->unknown_count;
+    bool branches = false;
     TRY(parse_or(c, out));
     while (jinja_take_word(c, "if")) {
+        branches = true;
         node *n = jinja_node(c, N_IF_ELSE, t);
         if (!n) return STATUS_MEMORY;
         n->a = *out;
@@ -385,6 +388,7 @@ status jinja_parse_expression(compiler *c, node **out) {
         TRY(jinja_deepen(c, n));
         *out = n;
     }
+    if (branches) jinja_soften(c, unknown);
     c->depth--;
     return STATUS_OK;
 }

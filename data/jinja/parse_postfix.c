@@ -138,6 +138,47 @@ status jinja_parse_postfix(compiler *c, node **of) {
 
 /* ---- filters and tests ---- */
 
+/* What jinja2 has and this has not. */
+static bool is_left_out(const char *name, bool test) {
+    static const char *const filters[] = {"filesizeformat", "forceescape",
+                                          "pprint",         "random",
+                                          "striptags",      "urlencode",
+                                          "urlize",         "wordwrap",
+                                          "xmlattr",        NULL},
+                             *const tests[] = {"filter", "test", NULL};
+    for (const char *const *p = test ? tests : filters; *p; p++)
+        if (!strcmp(*p, name)) return true;
+    return false;
+}
+
+status jinja_find_builtin(compiler *c, node *n, const token *name) {
+    bool test = n->kind == N_TEST;
+    n->builtin = test ? jinja_find_test(name->text) : jinja_find_filter(name->text);
+    if (n->builtin) return STATUS_OK;
+    if (is_left_out(name->text, test))
+        return jinja_syntax(c, n->line, n->column, "the %s `%.60s` is not supported here",
+                            test ? "test" : "filter", name->text);
+    if (mem_grow(&c->unknown, &c->unknown_capacity, c->unknown_count + 1, sizeof *c->unknown,
+                 "a template"))
+        return STATUS_MEMORY;
+    c->unknown[c->unknown_count++] = (unknown_name){.at = n};
+    return jinja_make_name(c, name, &n->name);
+}
+
+void jinja_soften(compiler *c, size_t first) {
+    for (size_t i = first; i < c->unknown_count; i++) c->unknown[i].soft = true;
+}
+
+status jinja_refuse_unknown(compiler *c, size_t first) {
+    for (size_t i = first; i < c->unknown_count; i++) {
+        const node *n = c->unknown[i].at;
+        if (!c->unknown[i].soft)
+            return jinja_syntax(c, n->line, n->column, "the %s `%.60s` is not known",
+                                n->kind == N_TEST ? "test" : "filter", n->name->text);
+    }
+    return STATUS_OK;
+}
+
 status jinja_parse_filters(compiler *c, node *of, bool inline_first, node **out) {
     *out = of;
     while (inline_first || jinja_is_sign(c, "|")) {
@@ -148,10 +189,7 @@ status jinja_parse_filters(compiler *c, node *of, bool inline_first, node **out)
         node *n = jinja_node(c, N_FILTER, t);
         if (!n) return STATUS_MEMORY;
         n->a = *out;
-        n->builtin = jinja_find_filter(t->text);
-        if (!n->builtin)
-            return jinja_syntax(c, t->line, t->column, "the filter `%.60s` is not known here",
-                                t->text);
+        TRY(jinja_find_builtin(c, n, t));
         if (jinja_is_sign(c, "(")) TRY(parse_call(c, &n->call));
         TRY(jinja_deepen(c, n));
         *out = n;
@@ -176,10 +214,7 @@ static status parse_test(compiler *c, node **of) {
     node *n = jinja_node(c, N_TEST, t);
     if (!n) return STATUS_MEMORY;
     n->a = *of;
-    n->builtin = jinja_find_test(t->text);
-    if (!n->builtin)
-        return jinja_syntax(c, t->line, t->column, "the test `%.60s` is not known here",
-                            t->text);
+    TRY(jinja_find_builtin(c, n, t));
     if (jinja_is_sign(c, "(")) {
         TRY(parse_call(c, &n->call));
     } else if (begins_argument(c)) {

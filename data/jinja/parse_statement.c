@@ -254,8 +254,13 @@ static status parse_tag(compiler *c, node **out) {
         if (!*out) return STATUS_MEMORY;
         c->at++;
         c->depth++;
+        size_t unknown = c->unknown_count;
         TRY(tags[i].parse(c, *out));
         c->depth--;
+        if ((*out)->kind == N_IF)
+            jinja_soften(c, unknown);
+        else if ((*out)->kind != N_SET) /* has a scope of its own */
+            TRY(jinja_refuse_unknown(c, unknown));
         return jinja_expect(c, T_BLOCK_END, NULL);
     }
     return jinja_syntax(c, t->line, t->column, "the tag `%.60s` is not known here", t->text);
@@ -308,6 +313,7 @@ static status parse_body(compiler *c, const char *const *ends, body *out) {
 status jinja_parse(compiler *c) {
     body b;
     TRY(parse_body(c, end_of_template, &b));
+    TRY(jinja_refuse_unknown(c, 0));
     c->template->items = b.items, c->template->count = b.count;
     return STATUS_OK;
 }

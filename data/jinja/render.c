@@ -27,6 +27,7 @@ status jinja_compile(jinja_template **out, const char *text, size_t bytes, const
     compiler c = {.arena = &t->arena, .where = where, .code = code, .template = t};
     status s = compile(&c, text, bytes);
     mem_free(c.tokens);
+    mem_free(c.unknown);
     if (s != STATUS_OK)
         jinja_free(t);
     else

@@ -148,6 +148,7 @@ static status recase(machine *m, string *s, case_rule rule, value *out) {
             cased = is_cased(c);
             if (cased) text[i] = (char)(to == CASE_LOWER ? c | 0x20 : c & ~0x20u);
         }
+        made->safe = s->safe;
         made->runs = s->runs, made->run_count = s->run_count, made->chars = made->bytes;
         *out = STRING(made);
         return STATUS_OK;

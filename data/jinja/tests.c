@@ -27,7 +27,7 @@ ANSWER(is_sequence, self.kind == V_STRING || self.kind == V_LIST || self.kind ==
                         self.kind == V_UNDEFINED)
 ANSWER(is_callable, self.kind == V_MACRO || self.kind == V_METHOD || self.kind == V_FUNCTION ||
                         self.kind == V_LOOP || self.kind == V_UNDEFINED)
-ANSWER(is_escaped, false)
+ANSWER(is_escaped, self.kind == V_STRING && self.string->safe)
 ANSWER(is_equal, jinja_equal(&self, &a[0]))
 ANSWER(is_unequal, !jinja_equal(&self, &a[0]))
 

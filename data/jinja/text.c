@@ -101,6 +101,24 @@ status jinja_put_instead(machine *m, builder *b, const string *s, size_t from,
     return put_run(m, b, run);
 }
 
+status jinja_put_escaped(machine *m, builder *b, const string *s) {
+    static const struct {
+        char c;
+        const char *text;
+    } marks[] = {
+        {'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'"', "&#34;"}, {'\'', "&#39;"}};
+    size_t plain = 0; /* what is not written yet begins here */
+    TRY(jinja_step(m, s->bytes / 16));
+    for (size_t i = 0; i < s->bytes; i++)
+        for (size_t k = 0; k < sizeof marks / sizeof *marks; k++) {
+            if (s->text[i] != marks[k].c) continue;
+            TRY(jinja_put_part(m, b, s, plain, i));
+            TRY(jinja_put_instead(m, b, s, i, marks[k].text, strlen(marks[k].text)));
+            plain = i + 1;
+        }
+    return jinja_put_part(m, b, s, plain, s->bytes);
+}
+
 status jinja_build(machine *m, const builder *b, value *out) {
     string *s;
     TRY(jinja_new(m, sizeof *s, &s));
@@ -163,6 +181,7 @@ status jinja_part(machine *m, string *s, size_t from, size_t to, value *out) {
     TRY(jinja_new(m, sizeof *piece, &piece));
     *piece =
         (string){.text = s->text + from, .bytes = (uint32_t)(to - from), .chars = UNCOUNTED};
+    piece->safe = s->safe;
     if (s->chars == s->bytes) piece->chars = piece->bytes; /* one byte a character */
     if (s->runs && to > from) TRY(cut_runs(m, s, from, to, piece));
     *out = STRING(piece);

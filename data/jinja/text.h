@@ -22,6 +22,8 @@ status jinja_put_string(machine *m, builder *b, const string *s);
 /* Appends other bytes in place of what stands at `from` in s: an escape, another case. */
 status jinja_put_instead(machine *m, builder *b, const string *s, size_t from,
                          const char *text, size_t bytes);
+/* Appends a string with the characters of HTML escaped. */
+status jinja_put_escaped(machine *m, builder *b, const string *s);
 status jinja_build(machine *m, const builder *b, value *out);
 
 status jinja_string_new(machine *m, const char *text, size_t bytes, string **out); /* copied */

@@ -53,6 +53,7 @@ typedef struct string {
     uint32_t hash;  /* 0: not computed */
     uint32_t run_count;
     const jinja_run *runs; /* NULL: all of it is the template's */
+    bool safe;             /* | safe: what is added to it jinja2 would escape */
 } string;
 enum { UNCOUNTED = UINT32_MAX };
 
@@ -256,6 +257,7 @@ const builtin *jinja_find_test(const char *name);
 const function *jinja_find_function(const char *name);
 /* A method by type and name; NULL when there is none. */
 const builtin *jinja_find_method(const value *of, const char *name);
+bool jinja_is_string_method(const builtin *b);
 /* Whether no dict has an attribute of that name. */
 bool jinja_is_plain_key(const char *name);
 status jinja_call(machine *m, value callee, const arguments *a, value *out);
