@@ -186,8 +186,7 @@ static status copy_symbols(const symbols *s, symbols *out) {
     return STATUS_OK;
 }
 
-/* Takes a branch's names over; those that it stores and that were not stored before are the
- * outer ones where the branch is not taken. */
+/* Takes a branch's names over; those that it stores first are outer ones where it is not taken. */
 static status merge(resolver *r, const symbols *branch, size_t known) {
     symbols *s = r->now;
     for (size_t i = 0; i < branch->count; i++) {
@@ -300,7 +299,6 @@ static status seal(resolver *r, scope **out) {
     return STATUS_OK;
 }
 
-/* What a scope consists of: scanned, sealed, then bound, by the functions of its kind. */
 typedef struct scope_plan {
     status (*scan)(resolver *r, node *n);
     status (*bind)(resolver *r, node *n);
@@ -452,10 +450,8 @@ static status bind_with(resolver *r, node *n) {
 }
 
 static status bind(resolver *r, node *n) {
-    static const scope_plan items_plan = {scan_items, bind_items, NULL};
     if (!n) return STATUS_OK;
-    scope_plan plan = items_plan;
-    plan.out = &n->scope;
+    scope_plan plan = {scan_items, bind_items, &n->scope};
     switch ((node_kind)n->kind) {
     case N_NAME: {
         const ref *found = find_ref(r->now, n->name, &n->hops);
