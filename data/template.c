@@ -185,7 +185,6 @@ static status compile(chat_template *t, const token_names *names) {
     for (int role = 0; role < ROLES; role++) TRY(compile_turn(t, role, names));
     TRY(literal_compile(&t->begin, s->begin ? s->begin : "", names));
     TRY(literal_compile(&t->between, s->between ? s->between : "", names));
-    TRY(literal_compile(&t->end, s->end ? s->end : "", names));
     TRY(literal_compile(&t->prompt, s->prompt ? s->prompt : "", names));
     TRY(literal_compile(&t->think, "<think>", names));
     return literal_compile(&t->no_think, "<think>\n\n</think>\n\n", names);
@@ -276,7 +275,7 @@ void chat_template_close(chat_template *t) {
         literal_free(&t->before[role]);
         literal_free(&t->after[role]);
     }
-    literal *rest[] = {&t->begin, &t->between, &t->end, &t->prompt, &t->think, &t->no_think};
+    literal *rest[] = {&t->begin, &t->between, &t->prompt, &t->think, &t->no_think};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) literal_free(rest[i]);
     jinja_free(t->jinja);
     json_decref(t->settings);

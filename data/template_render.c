@@ -124,18 +124,13 @@ static size_t last_question(const chat_message *messages, size_t count) {
     return count - 1;
 }
 
-static status render_turn(const chat_template *t, const chat_message *m,
-                          const chat_message *system, bool recent, bool last,
-                          span_builder *b) {
+static status render_turn(const chat_template *t, const chat_message *m, bool recent,
+                          bool last, span_builder *b) {
     slice content = content_of(t, m);
     int role =
         role_of(m); /* what stands before an answer and no prompt gives, the model must say */
     bool said = role == ROLE_ASSISTANT && !t->style->prompt && m->learn && content.bytes;
     TRY(spans_literal(b, &t->before[role], m->role, said));
-    if (system) {
-        TRY(spans_text(b, system->content, system->bytes, system->learn));
-        TRY(spans_text(b, "\n\n", 2, false));
-    }
     if (t->style->flags & THINK && is_role(m, "assistant"))
         TRY(render_thinking(t, m, recent, last, b));
     else
@@ -168,48 +163,24 @@ static status admit(const chat_template *t, const chat_message *m, size_t place,
     return STATUS_OK;
 }
 
-/* The system turn that Llama 3.1 and 3.2 always have. */
-static status render_block(const chat_template *t, const chat_message *system,
-                           span_builder *b) {
-    TRY(spans_text(b, t->date, strlen(t->date), false));
-    TRY(spans_text(b, "\n\n", 2, false));
-    chat_message empty = {.role = "system", .content = ""};
-    if (!system) system = &empty;
-    slice content = content_of(t, system);
-    TRY(spans_text(b, content.text, content.bytes, system->learn));
-    return render_end(t, system, b);
-}
-
 static status render_default_system(const chat_template *t, span_builder *b) {
     chat_message system = {
         .role = "system", .content = t->default_system, .bytes = strlen(t->default_system)};
-    return render_turn(t, &system, NULL, false, false, b);
+    return render_turn(t, &system, false, false, b);
 }
 
 status chat_style_render(const chat_template *t, const chat_message *messages, size_t count,
                          bool prompt, span_builder *b) {
-    unsigned flags = t->style->flags;
     if (!count) return status_fail(STATUS_DATA, "the conversation has no message");
-    bool has_system = is_role(messages, "system"),
-         apart = flags & (SYSTEM_FIRST | SYSTEM_LAST | SYSTEM_BLOCK);
-    const chat_message *system = has_system && apart ? messages : NULL;
     TRY(spans_literal(b, &t->begin, NULL, false));
-    if (flags & SYSTEM_BLOCK) {
-        TRY(render_block(t, system, b));
-        if (system) messages++, count--;
-        system = NULL;
-    } else if (system)
-        messages++, count--;
-    else if (flags & DEFAULT_SYSTEM && !has_system)
+    if (t->style->flags & DEFAULT_SYSTEM && !is_role(messages, "system"))
         TRY(render_default_system(t, b));
-    size_t question = count ? last_question(messages, count) : 0;
+    size_t question = last_question(messages, count);
     for (size_t i = 0; i < count; i++) {
         bool skip, last = i + 1 == count;
         TRY(admit(t, &messages[i], i, i == 0, &skip));
-        bool here = flags & SYSTEM_FIRST ? i == 0 : last && is_role(&messages[i], "user");
-        if (!skip)
-            TRY(render_turn(t, &messages[i], here ? system : NULL, i > question, last, b));
+        if (!skip) TRY(render_turn(t, &messages[i], i > question, last, b));
         if (!last) TRY(spans_literal(b, &t->between, NULL, false));
     }
-    return spans_literal(b, prompt ? &t->prompt : &t->end, NULL, false);
+    return prompt ? spans_literal(b, &t->prompt, NULL, false) : STATUS_OK;
 }

@@ -8,18 +8,14 @@
 enum { ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT, ROLE_OTHER, ROLES };
 
 enum {
-    TRIM = 1 << 0,         /* contents lose white space at both ends, as Python's strip */
-    ALTERNATE = 1 << 1,    /* user and assistant take turns, the user begins */
-    SYSTEM_FIRST = 1 << 2, /* a system message goes into the first user turn */
-    SYSTEM_LAST = 1 << 3,  /* ... into the last turn if that is the user's, else nowhere */
-    SYSTEM_BLOCK = 1 << 4, /* a system turn always, with a preamble and the date */
-    SYSTEM_ONLY_FIRST = 1 << 5, /* a system message elsewhere is left out */
-    SYSTEM_NOT_EMPTY = 1 << 6,  /* an empty system message is left out */
-    DEFAULT_SYSTEM = 1 << 7,    /* where the first message is no system message */
-    SKIP_OTHERS = 1 << 8,       /* messages of other roles are left out */
-    TODAY = 1 << 9,             /* the date is that of the day */
-    TOOLS = 1 << 10,            /* tools and their answers would be rendered */
-    THINK = 1 << 11,            /* <think> blocks, in the last answers only */
+    TRIM = 1 << 0,              /* contents lose white space at both ends, as Python's strip */
+    ALTERNATE = 1 << 1,         /* user and assistant take turns, the user begins */
+    SYSTEM_ONLY_FIRST = 1 << 2, /* a system message elsewhere is left out */
+    SYSTEM_NOT_EMPTY = 1 << 3,  /* an empty system message is left out */
+    DEFAULT_SYSTEM = 1 << 4,    /* where the first message is no system message */
+    SKIP_OTHERS = 1 << 5,       /* messages of other roles are left out */
+    TOOLS = 1 << 6,             /* tools would be rendered, which this renderer cannot */
+    THINK = 1 << 7,             /* <think> blocks, in the last answers only */
 };
 
 typedef struct style {
@@ -28,7 +24,6 @@ typedef struct style {
     const char *begin;                        /* of the text */
     const char *before[ROLES], *after[ROLES]; /* NULL: the last one's; that NULL: refused */
     const char *between;                      /* turns */
-    const char *end;                          /* of the text, unless an answer is prompted */
     const char *prompt;                       /* what makes the model answer */
     const char *default_system;
 } style;
@@ -42,7 +37,7 @@ struct chat_template {
     const style *style;
     char *default_system;
     char date[TEMPLATE_DATE]; /* "" when the template states none */
-    literal begin, before[ROLES], after[ROLES], between, end, prompt, think, no_think;
+    literal begin, before[ROLES], after[ROLES], between, prompt, think, no_think;
 };
 
 /* template_render.c: by a style. */
