@@ -43,6 +43,32 @@ class Check(nibble.Case):
         self.assertEqual(out.count("[["), out.count("]]"))
         self.assertTrue(out.endswith("ok\n"))
 
+    def test_pretraining_dataset(self):
+        """... is a dataset of texts that is streamed: the same rows."""
+        base = nibble.make_model(self.path("base"))
+        with open(self.path("texts.jsonl"), "w") as f:
+            f.writelines(json.dumps({"body": "text number %d " % i * (i % 5 + 1)}) + "\n" for i in range(30))
+        keys = dict(sequence_len=64, sample_packing=True)
+        entry = {"path": "texts.jsonl", "text_column": "body", "skip": 3}
+        configs = {
+            "there.yaml": dict(datasets="absent", pretraining_dataset=[entry]),
+            "here.yaml": dict(streaming=True, datasets=[
+                {"path": "texts.jsonl", "type": "completion", "field": "body", "split": "train[3:]"}])}
+        out = []
+        for name, more in configs.items():
+            nibble.write_config(self.path(name), nibble.config(base, **dict(keys, **more)))
+            r = nibble.run(self.dir, "check", "--config", name, "--format", "json", "--show", 9, "--quiet")
+            self.assertEqual(r.code, nibble.OK, r)
+            out.append(r.out)
+        self.assertEqual(out[0], out[1])
+        self.assertEqual(len(out[0].splitlines()), 9)
+        for change, words in ((dict(pretraining_dataset=[entry]), "datasets is set too"),
+                              (dict(datasets="absent"), "datasets is missing"),
+                              (dict(datasets=[entry]), "belongs to pretraining_dataset")):
+            nibble.write_config(self.path("bad.yaml"), nibble.config(base, **dict(keys, **change)))
+            r = nibble.run(self.dir, "check", "--config", "bad.yaml")
+            self.assertEqual((r.code, r.err.count(words)), (nibble.USAGE, 1), r)
+
     def test_colour(self):
         """On a terminal what is learned is green and control tokens are bold."""
         main, side = pty.openpty()

@@ -56,6 +56,7 @@ void dataset_config_free(dataset_config *d) {
         &d->message_field_training_detail,
         &d->field_tools,
         &d->template_thinking_key,
+        &d->text_column,
         &p->system_prompt,
         &p->system_format,
         &p->field_system,
@@ -100,6 +101,7 @@ void config_free(config *c) {
     config_list_free(&c->ignored);
     free_datasets(&c->datasets);
     free_datasets(&c->test_datasets);
+    free_datasets(&c->pretraining_dataset);
     memset(c, 0, sizeof *c);
 }
 

@@ -175,6 +175,8 @@ typedef struct dataset_config {
     char *chat_template, *chat_template_jinja; /* override the run's */
     bool drop_system_message;
     int64_t shards, shards_idx; /* CONFIG_NOT_SET, or part shards_idx of shards */
+    char *text_column;          /* folded into `field` and `split` */
+    int64_t skip;
 } dataset_config;
 
 typedef struct dataset_list {
@@ -223,7 +225,8 @@ typedef struct config {
 
     /* Data */
     dataset_list datasets, test_datasets;
-    double val_set_size; /* < 1: fraction of the rows, >= 1: rows, 0: none */
+    dataset_list pretraining_dataset; /* folded into datasets */
+    double val_set_size;              /* < 1: fraction of the rows, >= 1: rows, 0: none */
     char *dataset_prepared_path;
     char *chat_template;             /* NULL or "tokenizer_default": the tokenizer's own */
     char *chat_template_jinja;       /* a template's text or file */

@@ -6,6 +6,7 @@
 #include "data/row_maker.h"
 #include "data/split.h"
 #include "data/template.h"
+#include "trainer/verbs/schema.h"
 #include "trainer/verbs/values.h"
 
 #include <stdarg.h>
@@ -17,7 +18,7 @@ typedef struct context {
     const tree_node
         *table; /* the map whose keys are being checked: the file's, or a dataset's */
     const char *name;
-    char prefix[40]; /* of keys in messages: "" or "datasets[0]." */
+    char prefix[48]; /* of keys in messages: "" or "datasets[0]." */
 } context;
 
 static bool given(const context *x, const char *key) {
@@ -230,6 +231,53 @@ static void fold_memory(config *c) {
         m->activations = CONFIG_ACTIVATIONS_RECOMPUTE;
 }
 
+/* An entry's skip: 100  ->  split: train[100:] */
+static status fold_skip(context *x, dataset_config *d) {
+    int64_t skip = d->skip;
+    d->skip = CONFIG_NOT_SET;
+    if (skip == CONFIG_NOT_SET || !skip) return STATUS_OK;
+    if (d->split && strchr(d->split, '['))
+        return refuse(x, "pretraining_dataset", "skip and a slice: name one of them");
+    char *split = mem_printf("%s[%lld:]", d->split ? d->split : "train", (long long)skip);
+    if (!split) return STATUS_MEMORY;
+    mem_free(d->split);
+    d->split = split;
+    return STATUS_OK;
+}
+
+/* type: pretrain, text_column: body  ->  type: completion, field: body */
+static status fold_text(context *x, dataset_config *d) {
+    bool text = !d->type_is_mapping && (!d->type || !strcmp(d->type, "pretrain"));
+    if (!text) return STATUS_OK;
+    mem_free(d->type);
+    if (!(d->type = mem_strdup("completion"))) return STATUS_MEMORY;
+    if (!d->text_column) return STATUS_OK;
+    mem_free(d->field);
+    d->field = d->text_column;
+    d->text_column = NULL;
+    return STATUS_OK;
+}
+
+/* pretraining_dataset  ->  datasets and streaming */
+static status fold_pretraining(context *x) {
+    config *c = x->c;
+    if (!c->datasets.count && !c->pretraining_dataset.count)
+        return status_fail(STATUS_USAGE, "%s: datasets is missing: %s", x->name,
+                           schema_find(&schema_config, "datasets")->doc);
+    if (!c->pretraining_dataset.count) return STATUS_OK;
+    if (c->datasets.count)
+        return refuse(x, "pretraining_dataset", "datasets is set too: remove one");
+    for (size_t i = 0; i < c->pretraining_dataset.count; i++) {
+        TRY(fold_skip(x, &c->pretraining_dataset.items[i]));
+        TRY(fold_text(x, &c->pretraining_dataset.items[i]));
+    }
+    mem_free(c->datasets.items);
+    c->datasets = c->pretraining_dataset;
+    c->pretraining_dataset = (dataset_list){0};
+    c->streaming = true;
+    return STATUS_OK;
+}
+
 /* message_field_role: from  ->  message_property_mappings: {role: from} */
 static status fold_mapping(context *x, config_map *map, const char *property, const char *key,
                            char **value) {
@@ -318,6 +366,13 @@ static status check_dataset(context *x, dataset_config *d) {
     TRY(check_type(x, d));
     TRY(check_split(x, d));
     TRY(check_template(x, d->chat_template));
+    if (d->text_column)
+        return refuse(x, "text_column",
+                      "belongs to pretraining_dataset; with type: completion it is `field`");
+    if (d->skip != CONFIG_NOT_SET)
+        return refuse(x, "skip",
+                      "belongs to pretraining_dataset; here it is split: train[%lld:]",
+                      (long long)d->skip);
     return check_shards(x, d);
 }
 
@@ -334,6 +389,7 @@ static status check_datasets(const context *x, const char *key, const dataset_li
 
 status config_check(config *c, const tree_node *root, const char *name) {
     context x = {.c = c, .table = root, .name = name};
+    TRY(fold_pretraining(&x));
     TRY(check_adapter(&x));
     TRY(check_lora(&x));
     TRY(check_batch(&x));
@@ -342,7 +398,8 @@ status config_check(config *c, const tree_node *root, const char *name) {
     TRY(check_streaming(&x));
     TRY(check_precision(&x));
     TRY(check_template(&x, c->chat_template));
-    TRY(check_datasets(&x, "datasets", &c->datasets));
+    bool pretraining = given(&x, "pretraining_dataset");
+    TRY(check_datasets(&x, pretraining ? "pretraining_dataset" : "datasets", &c->datasets));
     TRY(check_datasets(&x, "test_datasets", &c->test_datasets));
     fold_memory(c);
     return STATUS_OK;

@@ -107,10 +107,6 @@ static const group groups[] = {
             "kto_undesirable_weight orpo_alpha rpo_alpha simpo_gamma precompute_ref_log_probs "
             "max_prompt_len=512 trl vllm ebft reward_model process_reward_model "
             "center_rewards_coefficient num_labels"),
-    REFUSED(
-        "list its path under datasets with type: completion, its text_column as field, and "
-        "set streaming: true",
-        "pretraining_dataset"),
     REFUSED("rows are packed as documents that do not see each other",
             "pretraining_sample_concatenation pretrain_multipack_attn=true"),
     REFUSED(
@@ -310,7 +306,6 @@ const char *dialect_elsewhere(const char *name) {
         {"host_budget", "memory.host_budget"},
         {"activations", "memory.activations"},
         {"slots", "memory.slots"},
-        {"text_column", "field (of a dataset with type: completion)"},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i].name, name)) return names[i].here;

@@ -82,10 +82,13 @@ static void add_table(text *t, const schema *s) {
 static void add_inner_tables(text *t, const schema *s) {
     for (size_t i = 0; i < s->count; i++) {
         const field *f = &s->fields[i];
-        if (!f->table || !strcmp(f->name, "test_datasets")) continue;
+        bool again = f->kind == FIELD_TABLES && strcmp(f->name, "datasets");
+        if (!f->table || again) continue;
         text_addf(t, "\n## Under `%s`\n\n", f->name);
         if (f->kind == FIELD_TABLES)
-            text_add(t, "Each entry of the list; `test_datasets` takes the same.\n\n");
+            text_add(t,
+                     "Each entry of the list; `test_datasets` and `pretraining_dataset` take "
+                     "the same.\n\n");
         add_table(t, f->table);
         add_inner_tables(t, f->table);
     }

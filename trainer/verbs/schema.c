@@ -109,6 +109,8 @@ static const field dataset_fields[] = {
     TEXT(chat_template_jinja, 0, NULL,
          "Overrides the run's chat_template_jinja for this dataset."),
     BOOL(drop_system_message, 0, "false", "Chat: system turns are left out."),
+    TEXT(text_column, FOLDED, NULL, "pretraining_dataset: the field with the text."),
+    INT(skip, FOLDED, NULL, 0, 1ll << 53, "pretraining_dataset: rows to leave out first."),
     INT(shards, 0, NULL, 1, 1 << 20, "Split the dataset into so many parts and use one."),
     INT(shards_idx, 0, NULL, 0, 1 << 20, "Which of the parts, from 0."),
     PROMPT_TEXT(system_prompt, "As in a map under type, for the named styles."),
@@ -186,8 +188,11 @@ static const field config_fields[] = {
     BOOL(peft_use_rslora, 0, "false", "Scale by alpha / sqrt(rank)."),
 
     SECTION("Data"),
-    ROW(FIELD_TABLES, datasets, FIELD_REQUIRED, NULL, .table = &schema_dataset,
+    ROW(FIELD_TABLES, datasets, 0, NULL, .table = &schema_dataset,
         .doc = "What to learn from; the keys of an entry stand below."),
+    ROW(FIELD_TABLES, pretraining_dataset, FOLDED, NULL, .table = &schema_dataset,
+        .doc = "Instead of datasets, plain text: the same as an entry there with type: "
+               "completion, its field in text_column, and streaming: true."),
     ROW(FIELD_TABLES, test_datasets, FREE, NULL, .table = &schema_dataset,
         .doc = "What to evaluate on, instead of val_set_size."),
     REAL(val_set_size, FIELD_COUNT, "0", 0, ANY,
