@@ -322,7 +322,7 @@ static void expect_rendered(made_element e, const void *value, size_t n, const c
 
 static void test_values(void **state) {
     const int32_t minus = -1, day = -1, time = 3723004;
-    const int64_t big = -1, stamp = -1, nano = 1500000000123456789;
+    const int64_t big = -1, stamp = -1, nano = 1500000000123456789, least = INT64_MIN;
     const float tenth = 0.1f, none = (float)NAN;
     const double third = 1 / 3.0, whole = 1e15;
     VALUE("4294967295", minus, PARQUET_INT32, .logical = 10, .bits = 32);
@@ -337,6 +337,7 @@ static void test_values(void **state) {
     VALUE("\"1969-12-31T23:59:59.999999+00:00\"", stamp, PARQUET_INT64, .logical = 8,
           .unit = 2, .utc = true);
     VALUE("\"2017-07-14T02:40:00.123456789\"", nano, PARQUET_INT64, .logical = 8, .unit = 3);
+    VALUE("\"1677-09-21T00:12:43.145224192\"", least, PARQUET_INT64, .logical = 8, .unit = 3);
     TEXT("\"1970-01-02T00:00:00.000001\"", "\xe8\x03\0\0\0\0\0\0\x8d\x3d\x25\0",
          PARQUET_INT96);
     TEXT("\"-0.05\"", "\xff\xfb", PARQUET_FIXED, .length = 2, .logical = 5, .scale = 2);

@@ -126,6 +126,12 @@ static int64_t floor_div(int64_t a, int64_t b) {
     return a / b - (a % b < 0);
 }
 
+/* What floor_div leaves, from 0 to b - 1; a - floor_div(a, b) * b may overflow on the way. */
+static int64_t floor_rest(int64_t a, int64_t b) {
+    int64_t rest = a % b;
+    return rest < 0 ? rest + b : rest;
+}
+
 static status render_moment(text_buffer *b, int64_t days, int64_t seconds, int64_t fraction,
                             const parquet_element *e) {
     TRY(text_append(b, "\"", 1));
@@ -137,8 +143,8 @@ static status render_moment(text_buffer *b, int64_t days, int64_t seconds, int64
 
 static status render_timestamp(text_buffer *b, const parquet_element *e, int64_t n) {
     int64_t units = units_of(e->unit), seconds = floor_div(n, units);
-    int64_t days = floor_div(seconds, DAY);
-    return render_moment(b, days, seconds - days * DAY, n - seconds * units, e);
+    return render_moment(b, floor_div(seconds, DAY), floor_rest(seconds, DAY),
+                         floor_rest(n, units), e);
 }
 
 /* INT96: nanoseconds of the day, then the Julian day, little-endian. */
@@ -147,9 +153,10 @@ static status render_int96(text_buffer *b, const parquet_element *e, const uint8
     int32_t day;
     memcpy(&nanoseconds, p, 8);
     memcpy(&day, p + 8, 4);
-    int64_t seconds = floor_div(nanoseconds, 1000000000), more = floor_div(seconds, DAY);
-    int64_t days = day - 2440588 + more;
-    return render_moment(b, days, seconds - more * DAY, nanoseconds - seconds * 1000000000, e);
+    int64_t seconds = floor_div(nanoseconds, 1000000000);
+    int64_t days = (int64_t)day - 2440588 + floor_div(seconds, DAY);
+    return render_moment(b, days, floor_rest(seconds, DAY),
+                         floor_rest(nanoseconds, 1000000000), e);
 }
 
 static status render_time(text_buffer *b, const parquet_element *e, int64_t n) {
