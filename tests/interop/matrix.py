@@ -39,7 +39,9 @@ def conversations():
     def a(text):
         return {"role": "assistant", "content": text}
     chance, out = random.Random(5), []
-    words = open(__file__, encoding="utf8").read().split()
+    with open(os.path.join(os.environ["NIBBLE_FIXTURES"], "datasets", "gsm8k_train.jsonl"), encoding="utf8") as f:
+        words = [w for w in json.loads(next(f))["question"].split() + json.loads(next(f))["question"].split()
+                 if w.isalpha() and len(w) > 3]  # no word of a template's, nor part of a control token
 
     def some(n):
         return " ".join(chance.choice(words) for _ in range(chance.randint(1, n)))
@@ -76,7 +78,9 @@ def learned_spans(template, messages, text, marks, control):
             continue
         prompt, before, upto = (rendered(template, messages[:n], marks, p)
                                 for n, p in ((i, True), (i, False), (i + 1, False)))
-        if prompt is None or upto is None or before is None or not upto.startswith(before):
+        if prompt is None or upto is None or before is None:
+            return None
+        if not upto.startswith(prompt) and not upto.startswith(before):
             return None
         said = m["content"] if m["content"] in upto else m["content"].strip()
         first = upto.rindex(said)
@@ -200,7 +204,7 @@ def alpaca(rows):
 def write_csv(path, rows):
     import csv
     with open(path, "w", encoding="utf8", newline="") as f:
-        w = csv.DictWriter(f, ["instruction", "output"])
+        w = csv.DictWriter(f, ["instruction", "output"], quoting=csv.QUOTE_ALL)  # a cut-off cell shows
         w.writeheader()
         w.writerows(rows)
 
