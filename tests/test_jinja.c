@@ -141,6 +141,7 @@ static void test_small_templates(void **state) {
         {"{{ s + n }}", NULL, "TypeError: can only concatenate str (not \"int\") to str"},
         {"{{ l.append(1) }}", NULL,
          "SecurityError: access to attribute 'append' of 'list' object is unsafe."},
+        {"{{ s[''] }}{{ n[''] }}|", "|", NULL},
         {"{{ raise_exception('no ' ~ n) }}", NULL, "TemplateError: no 5"},
         {"{% for a, b in l %}{% endfor %}", NULL,
          "TypeError: cannot unpack non-iterable int object"},

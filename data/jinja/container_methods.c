@@ -102,10 +102,11 @@ static const struct others {
 static const builtin *find_refused(const value *of, const char *name) {
     static const builtin refused = {.name = "method", .variadic = refuse};
     size_t n = strlen(name);
+    if (!n) return NULL; /* it would be found everywhere, and beyond the end */
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         const char *names = others[i].of == of->kind ? others[i].names : NULL;
         for (const char *p = names; p && (p = strstr(p, name)); p++)
-            if (n && p[-1] == ' ' && p[n] == ' ') return &refused;
+            if (p[-1] == ' ' && p[n] == ' ') return &refused;
     }
     return NULL;
 }
