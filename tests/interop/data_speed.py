@@ -55,10 +55,13 @@ def lines_of(limit=4 << 20):
 def time_theirs(folder, lines):
     from tokenizers import Tokenizer
     t = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
-    start = time.perf_counter()
-    for line in lines:
-        t.encode(line, add_special_tokens=False)
-    return time.perf_counter() - start
+    best = 1e9
+    for _ in range(2):  # ours is the best of a few too, with what it keeps of words at hand
+        start = time.perf_counter()
+        for line in lines:
+            t.encode(line, add_special_tokens=False)
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def time_ours(folder, text):
