@@ -158,7 +158,7 @@ static status take_choice(cuda_gemm *g, gemm_plan *p, const gemm_choice *c) {
     if (e != CUBLAS_STATUS_SUCCESS || checked.workspaceSize > c->space)
         return status_fail(STATUS_MODEL,
                            "the measured table's algorithm for a product [%lld, %lld] = [.., "
-                           "%lld] is none of this library's: measure anew, or remove the file",
+                           "%lld] is none of this library's: remove the file and measure anew",
                            (long long)p->shape.m, (long long)p->shape.n,
                            (long long)p->shape.k);
     p->algorithm = c->algorithm;

@@ -9,7 +9,8 @@
  * where a part's B stands in its own rows and columns only and zeros elsewhere. u is f32 and C
  * may be 16 bits, so u = u + u' are two terms, each rounded to C (f32: one): y is one sum in
  * f32, rounded once, and nothing passes over y a second time. What it costs is a copy of x (or
- * dy) and for rank 16 on all of a stack of three 2 % more products at a width of 4,096. */
+ * dy), which the pass that makes u (or v) leaves on its way, and for rank 16 on all of a stack
+ * of three 2 % more products at a width of 4,096. */
 #ifndef NIBBLE_AUTOGRAD_CUDA_LINEAR_SIZE_H
 #define NIBBLE_AUTOGRAD_CUDA_LINEAR_SIZE_H
 

@@ -30,8 +30,7 @@ static status take_table(session *s, const char *path) {
     e = s->b->table->use_table(s->b, table, &fits);
     json_decref(table);
     if (e != STATUS_OK)
-        return status_prefix(e, "%s (measure anew with `train plan --measure`, or remove it)",
-                             path);
+        return status_prefix(e, "%s (remove it; `train plan --measure` makes another)", path);
     if (fits)
         snprintf(s->gemm_table, sizeof s->gemm_table, "%016" PRIx64, sum.high);
     else
